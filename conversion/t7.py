@@ -1,0 +1,256 @@
+"""Torch7 files (`torch.save` of Lua) to Python objects: torchfile's reader, hardened. Knows nothing of PyTorch.
+
+    root = load("model.t7")
+    root["modules"][1]["weight"].numpy()
+
+What a value becomes: nil None, boolean bool, number int where it is whole else float, string str (UTF-8 with
+surrogateescape, since Lua strings are bytes), table `Table`, object `TorchObject`, tensor `Tensor`, storage `Storage`,
+function `LuaFunction`. What the file shares is shared; cycles are kept. Values of tensors are read when asked for.
+
+Every bad input gives `T7Error`. The format is that of torch7's File.lua and of the `write` functions in its C code.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from typing import Any, BinaryIO
+
+import torchfile
+
+from conversion.t7_objects import LuaFunction, MissingFieldError, Node, Role, T7Error, Table, TorchObject, join_path
+from conversion.t7_stream import AsciiPrimitives, BinaryPrimitives, detect_encoding
+from conversion.t7_tensors import Source, Storage, Tensor, fill_tensor, read_storage
+
+__all__ = ["LuaFunction", "MissingFieldError", "Storage", "T7Error", "Table", "Tensor", "TorchObject", "load"]
+
+MAX_DEPTH = 200  # nested objects; ResNeXt-50 needs 22, and each level takes three or four of Python's 1,000 frames
+# A damaged or hostile file could hold nothing but tiny values: bounded, so that memory and time are. Resnets of 1,000
+# layers stay below a fifth of each.
+MAX_VALUES = 1_000_000
+MAX_OBJECTS = 250_000
+MAX_STRING_BYTES = 16 * 2**20
+
+_CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
+_TENSOR = re.compile(r"torch\.(Cuda)?(Byte|Char|Short|Int|Long|Half|Float|Double)?(Tensor|Storage)")
+_EXACT_INT = 2.0**53
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """The root object of a Torch7 file: binary in either byte order, longs of 8 or 4 bytes, or ascii.
+
+    Raises T7Error, with path, byte offset, object path and cause, for whatever cannot be read as such.
+    """
+    shown = os.fsdecode(path)
+    try:
+        status = os.stat(shown)
+        if not stat.S_ISREG(status.st_mode):
+            raise T7Error("expected a file, got a directory or a device", path=shown)
+        with open(shown, "rb") as file:
+            source = Source(shown, os.path.abspath(shown), Source.identify(os.fstat(file.fileno())))
+            try:
+                return _read(file, source)
+            except T7Error as error:
+                raise T7Error(error.cause, path=shown, offset=error.offset, object_path=error.object_path) from None
+    except OSError as error:
+        raise T7Error(f"cannot be read: {error.strerror or error}", path=shown) from None
+    except ValueError as error:  # a NUL in the path
+        if isinstance(error, T7Error):
+            raise
+        raise T7Error(f"not a path: {error}", path=repr(shown)) from None
+
+
+def _read(file: BinaryIO, source: Source) -> Any:
+    encoding = detect_encoding(file.peek(64)[:64], source.size)  # type: ignore[attr-defined]
+    if encoding == "ascii":
+        return _AsciiReader(file, source.size).read_file(source)
+    reader = _BinaryReader(file, source.size, encoding, 8)
+    try:
+        return reader.read_file(source)
+    except T7Error as error:
+        # Nothing in the file says how long its longs are. A file of the one kind does not parse as the other.
+        if not reader.read_longs:
+            raise
+        first = error.with_traceback(None)  # the traceback holds what was read so far
+        del reader
+    file.seek(0)
+    try:
+        return _BinaryReader(file, source.size, encoding, 4).read_file(source)
+    except T7Error as second:
+        further = max(first, second, key=lambda error: error.offset or 0)
+    raise further
+
+
+class _ObjectReader(torchfile.T7Reader):
+    """Reads objects, with every count, index and reference checked. The primitives come from an encoding."""
+
+    def read_file(self, source: Source) -> Any:
+        self.source = source
+        self.objects: dict[int, tuple[int, Any]] = {}  # index -> type in the file, object
+        self.trail: list[object] = []  # keys from the root to the object being read
+        self.values = self.string_bytes = 0
+        try:
+            root = self.read_obj(None, None)
+        except T7Error as error:
+            path = error.object_path or join_path(self.trail)
+            raise T7Error(error.cause, offset=error.offset, object_path=path) from None
+        except RecursionError:
+            cause = f"nested too deep for Python's recursion limit, at depth {len(self.trail)}"
+            raise T7Error(cause, offset=self.item) from None
+        if self.position != self.size:
+            raise T7Error(
+                f"{self.size - self.position} bytes are left after the root object; expected none",
+                offset=self.position,
+            )
+        return root
+
+    def read_obj(self, parent: Node | None, key: object) -> Any:
+        if parent is not None:
+            self.trail.append(key)
+        kind = self.read_int()
+        self.values += 1
+        if len(self.trail) > MAX_DEPTH:
+            raise self.fail(f"nested more than {MAX_DEPTH} levels deep; ResNeXt-50 needs 22")
+        if self.values > MAX_VALUES:
+            raise self.fail(f"more than {MAX_VALUES} values; no model that this reader is meant for has so many")
+        if kind == torchfile.TYPE_NUMBER:
+            value = self.read_double()
+            # whole numbers become int, except -0.0 and those that a double does not hold exactly
+            if value.is_integer() and -_EXACT_INT < value < _EXACT_INT and (value or str(value) == "0.0"):
+                value = int(value)
+        elif kind == torchfile.TYPE_STRING:
+            value = self.read_text("a string").decode("utf-8", "surrogateescape")
+        elif kind == torchfile.TYPE_NIL:
+            value = None
+        elif kind == torchfile.TYPE_BOOLEAN:
+            value = self.read_boolean()
+        elif kind == torchfile.TYPE_FUNCTION:  # written before functions were numbered
+            value = self._fill_function(LuaFunction(self.source, parent, key, self._function_size()))
+        elif kind in _NUMBERED:
+            value = self._numbered(kind, parent, key)
+        else:
+            raise self.fail(f"unknown type {kind}; expected 0 to 8")
+        if parent is not None:
+            self.trail.pop()
+        return value
+
+    def read_boolean(self) -> bool:
+        value = self.read_int()
+        if value not in (0, 1):
+            raise self.fail(f"expected a boolean (0 or 1), got {value}")
+        return value == 1
+
+    def read_text(self, what: str) -> bytes:
+        size = self.read_int()
+        self.string_bytes += max(size, 0)
+        if self.string_bytes > MAX_STRING_BYTES:
+            self.need(size, what)
+            raise self.fail(f"more than {MAX_STRING_BYTES} bytes of strings")
+        text: bytes = self.read_chars(size, what)
+        return text
+
+    def _numbered(self, kind: int, parent: Node | None, key: object) -> Any:
+        """An object that the file numbers: read in full at its first appearance, by reference after that."""
+        index = self.read_int()
+        if index in self.objects:
+            known_kind, known = self.objects[index]
+            if known_kind != kind:
+                raise self.fail(f"object {index} is of type {known_kind}, referred to as type {kind}")
+            return known
+        if index != len(self.objects) + 1:
+            raise self.fail(f"object index {index}; expected {len(self.objects) + 1} or one seen before")
+        if index > MAX_OBJECTS:
+            raise self.fail(f"more than {MAX_OBJECTS} objects; no model that this reader is meant for has so many")
+        if kind == torchfile.TYPE_TABLE:
+            table = Table(self.source, parent, key)
+            self.objects[index] = kind, table
+            self._fill(table, table)
+            return table
+        if kind != torchfile.TYPE_TORCH:
+            function = LuaFunction(self.source, parent, key, self._function_size())
+            self.objects[index] = kind, function
+            return self._fill_function(function)
+        return self._torch_object(index, parent, key)
+
+    def _torch_object(self, index: int, parent: Node | None, key: object) -> Any:
+        version, name = 0, self._ascii_name(self.read_text("a version"))
+        if name.startswith("V "):
+            if not name[2:].isdigit() or len(name) > 8:
+                raise self.fail(f"expected a version such as 'V 1', got {name!r}")
+            version, name = int(name[2:]), self._ascii_name(self.read_text("a class name"))
+        if not _CLASS_NAME.fullmatch(name):
+            raise self.fail(f"expected a class name such as nn.Linear, got {name[:64]!r}")
+        if match := _TENSOR.fullmatch(name):
+            if not (match[1] or match[2]):
+                raise self.fail(f"{name} is not a class that is stored")
+            if match[3] == "Storage":
+                storage = read_storage(self, parent, key, name)
+                self.objects[index] = torchfile.TYPE_TORCH, storage
+                return storage
+            tensor = Tensor(self.source, parent, key, name)
+            self.objects[index] = torchfile.TYPE_TORCH, tensor
+            fill_tensor(self, tensor)
+            return tensor
+        if name.startswith(("torch.", "tds.")):
+            raise self.fail(f"{name} is stored in a way of its own that this reader does not know")
+        obj = TorchObject(self.source, parent, key, name, version)
+        self.objects[index] = torchfile.TYPE_TORCH, obj
+        if name == "nn.DataParallelTable" and version >= 2:
+            obj.preamble = self.read_obj(obj, Role("gpus"))
+        if self.read_int() != torchfile.TYPE_TABLE:
+            raise self.fail(f"expected the fields of {name} as a table")
+        body = self.read_int()
+        if body != len(self.objects) + 1:
+            raise self.fail(f"expected the fields of {name} as a new table (index {len(self.objects) + 1}), got {body}")
+        self.objects[body] = torchfile.TYPE_TABLE, obj  # nothing but this object can mean its body
+        self._fill(obj, obj)
+        return obj
+
+    def _ascii_name(self, text: bytes) -> str:
+        return text.decode("ascii", "backslashreplace")
+
+    def _fill(self, fields: Table | TorchObject, node: Node) -> None:
+        size = self.read_int()
+        if size < 0:
+            raise self.fail(f"negative table size {size}")
+        if size * self.min_entry_bytes > self.size - self.position:
+            raise self.fail(f"a table of {size} entries; the {self.size - self.position} bytes left are too few")
+        items = fields._items
+        for _ in range(size):
+            key = self.read_obj(node, Role("key"))
+            if key is None or key != key:
+                raise self.fail("a table key is nil or NaN, which Lua does not allow")
+            if key in fields:
+                raise self.fail(f"the key {key!r} appears twice in one table")
+            value = self.read_obj(node, key)
+            if value is not None:  # assigning nil is leaving out
+                items[fields._hashed(key)] = value
+
+    def _function_size(self) -> int:
+        size = self.read_int()
+        self.skip_chars(size, "the byte code of a function")
+        return size
+
+    def _fill_function(self, function: LuaFunction) -> LuaFunction:
+        upvalues: Any = self.read_obj(function, Role("upvalues"))
+        if not isinstance(upvalues, Table):
+            raise self.fail("expected the upvalues of a function as a table")
+        function.upvalues = upvalues
+        return function
+
+
+_NUMBERED = {
+    torchfile.TYPE_TABLE,
+    torchfile.TYPE_TORCH,
+    torchfile.TYPE_RECUR_FUNCTION,
+    torchfile.LEGACY_TYPE_RECUR_FUNCTION,
+}
+
+
+class _BinaryReader(_ObjectReader, BinaryPrimitives):
+    pass
+
+
+class _AsciiReader(_ObjectReader, AsciiPrimitives):
+    pass
