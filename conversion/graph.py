@@ -32,6 +32,11 @@ def to_module(obj: Any) -> nn.Module:
     return _Builder().build(obj).eval()
 
 
+def modules_by_path(module: nn.Module) -> dict[str, nn.Module]:
+    """The modules of a graph from `to_module` by the object path in the file that each was made from."""
+    return {str(child.torch7_path): child for child in module.modules() if hasattr(child, "torch7_path")}
+
+
 def _children(obj: TorchObject) -> list[TorchObject]:
     if obj.class_name not in CONTAINERS:
         return []

@@ -1,6 +1,6 @@
 """What each Torch7 layer computes in evaluation, as an nn.Module: PyTorch's own where the semantics agree.
 
-`BUILDERS` maps a Torch7 class to the function that builds it from its fields; to add a layer is to add an entry there."""
+`BUILDERS` maps a Torch7 class to the function that builds it from its fields. To add a layer is to add an entry."""
 
 from __future__ import annotations
 

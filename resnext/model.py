@@ -112,6 +112,8 @@ class ResNeXt(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise as the official code does (ConvInit and BNInit in models/resnext.lua; nn.Linear's own weights)."""
+        if self.fc.weight.is_meta:  # nothing to fill; and normal_ on meta tensors imports sympy, a second or so
+            return
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 kernel_height, kernel_width = module.kernel_size
