@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from conversion.layers import BUILDERS, CONTAINERS
-from conversion.t7 import T7Error, Table, TorchObject
+from conversion.t7 import T7Error, Table, TorchObject, walk
 
 
 class UnsupportedLayerError(T7Error):
@@ -55,15 +55,9 @@ def _children(obj: TorchObject) -> list[TorchObject]:
 def _check_supported(root: TorchObject) -> None:
     """Look at every module once, so that all that is unsupported is reported together."""
     unsupported: dict[str, list[str]] = {}
-    seen, stack = {root}, [root]
-    while stack:
-        obj = stack.pop()
-        if obj.class_name not in BUILDERS and obj.class_name not in CONTAINERS:
+    for obj in walk(root, _children):
+        if isinstance(obj, TorchObject) and obj.class_name not in BUILDERS and obj.class_name not in CONTAINERS:
             unsupported.setdefault(obj.class_name, []).append(obj.path or "the root")
-            continue
-        new = [child for child in reversed(_children(obj)) if child not in seen]
-        seen.update(new)
-        stack += new
     if unsupported:
         listed = "; ".join(f"{name} at {', '.join(paths)}" for name, paths in sorted(unsupported.items()))
         raise UnsupportedLayerError(f"unsupported layers: {listed}", path=root.source.path)

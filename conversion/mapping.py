@@ -55,8 +55,7 @@ def convert(root: Any, progress: Callable[[list[Any]], Iterable[Any]] = iter) ->
     """
     model = find_model(root)
     network = recognise(model)
-    architecture = _architecture(network)
-    empty = architecture.build_empty()
+    architecture, empty = _architecture(network)
     _check_pooling(network, empty, architecture)
 
     reader = ParameterReader()
@@ -92,8 +91,8 @@ def convert(root: Any, progress: Callable[[list[Any]], Iterable[Any]] = iter) ->
     )
 
 
-def _architecture(network: Network) -> Architecture:
-    """Depth, cardinality, widths, stem, shortcut type and classes, from the sizes that the file states."""
+def _architecture(network: Network) -> tuple[Architecture, ResNeXt]:
+    """Depth, cardinality, widths, stem, shortcut type and classes, from the sizes in the file; and its model."""
     outputs = [whole_number(block.expand.convolution, "nOutputPlane") for block in network.blocks]
     layers = tuple(len(list(group)) for _, group in itertools.groupby(outputs))
     if len(layers) not in (3, 4):
@@ -117,12 +116,11 @@ def _architecture(network: Network) -> Architecture:
             num_classes=weight.shape[0],
             in_channels=whole_number(network.stem.convolution, "nInputPlane"),
         )
-        architecture.build_empty()
-    except ValueError as error:
-        if isinstance(error, T7Error):
-            raise
+        return architecture, architecture.build_empty()
+    except T7Error:
+        raise
+    except (ValueError, RuntimeError, OverflowError) as error:  # sizes that torch cannot build
         raise network.linear.error(f"not a ResNeXt: {error}") from None
-    return architecture
 
 
 def _layers(network: Network, empty: ResNeXt) -> dict[tuple[str, str], list[ConvNorm]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from conversion.structure import ConvNorm
-from conversion.t7 import Table, Tensor, TorchObject
+from conversion.t7 import Tensor, TorchObject, walk
 
 PARAMETERS = ("weight", "bias", "running_mean", "running_var", "running_std")
 
@@ -22,6 +22,13 @@ def whole_number(obj: TorchObject, name: str, default: int | None = None) -> int
     if type(value) is not int or abs(value) >= 2**31:
         raise obj.error(f"expected a whole number as {name}, got {value!r}")
     return value
+
+
+def _networks(value: Mapping[Any, Any]) -> Iterable[Any]:
+    """What lies in a table or object, less the copies on other GPUs that old files of a DataParallelTable hold."""
+    if isinstance(value, TorchObject) and value.class_name == "nn.DataParallelTable" and "modules" in value:
+        return [child for key, child in value["modules"].items() if key == 1]
+    return value.values()
 
 
 class ParameterReader:
@@ -130,26 +137,19 @@ class ParameterReader:
 
     def check_all_used(self, root: Any) -> None:
         """Raise T7Error that names every parameter and running statistic in the file which has not been used."""
-        left_over = []
-        seen, stack = {root}, [root]
-        while stack:
-            obj = stack.pop()
-            children = list(obj.values())
-            if isinstance(obj, TorchObject):
-                left_over += [
-                    obj for name in PARAMETERS
-                    if isinstance(obj.get(name), Tensor) and obj[name].numel and (obj, name) not in self._used
-                ]  # fmt: skip
-                if obj.class_name == "nn.DataParallelTable" and isinstance(obj.get("modules"), Table):
-                    children = obj["modules"].as_list()[:1]  # the others are copies on other GPUs
-            new = [child for child in children if isinstance(child, (Table, TorchObject)) and child not in seen]
-            seen.update(new)
-            stack += new
+        left_over = [
+            (obj, f"{obj.path}.{name}")
+            for obj in walk(root, _networks)
+            for name in PARAMETERS
+            if isinstance(obj, TorchObject)
+            and isinstance(obj.get(name), Tensor)
+            and obj[name].numel
+            and (obj, name) not in self._used
+        ]
         if left_over:
-            names = sorted({f"{obj.path}.{name}" for obj in left_over for name in PARAMETERS
-                            if isinstance(obj.get(name), Tensor) and (obj, name) not in self._used})  # fmt: skip
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            raise left_over[0].error(f"left over, with no place in a ResNeXt: {shown}")
+            shown = ", ".join(path for _, path in left_over[:5])
+            more = f" and {len(left_over) - 5} more" if len(left_over) > 5 else ""
+            raise left_over[0][0].error(f"left over, with no place in a ResNeXt: {shown}{more}")
 
     def notes(self) -> list[str]:
         """What was not taken over as it stands, with counts."""

@@ -228,7 +228,7 @@ def _load(path: str | os.PathLike[str], expected: Architecture | None, num_class
             warnings.warn(
                 f"{os.fspath(path)} has {found.num_classes} classes, {wanted.num_classes} were asked for: "
                 "the body is loaded, the classifier (fc) is new and untrained",
-                stacklevel=4,
+                stacklevel=3,
             )
         check_shapes(shapes, {k: tuple(v.shape) for k, v in model.state_dict().items()}, wanted.name)
     except ValueError as error:

@@ -1,0 +1,79 @@
+"""The hub entries, through torch.hub itself."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+
+ENTRIES = [
+    "from_checkpoint", "resnext101_32x4d_typeC", "resnext101_64x4d_typeC", "resnext29_16x64d_typeC",
+    "resnext29_8x64d_typeC", "resnext50_32x4d_typeC",
+]  # fmt: skip
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub whose cache holds this repository as `org/resnext`, so that torch.hub's own functions need no network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "org_resnext_main"
+    ignore = shutil.ignore_patterns(".*", "tests", "benchmarks", "__pycache__", "weights", "build")
+    shutil.copytree(ROOT, cached, ignore=ignore)
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    return {"repo_or_dir": "org/resnext:main", "trust_repo": True, "skip_validation": True}
+
+
+def test_list_shows_exactly_the_entries(hub):
+    assert sorted(torch.hub.list(hub.pop("repo_or_dir"), **hub)) == ENTRIES
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_help_reads_well(hub, entry):
+    text = torch.hub.help(hub.pop("repo_or_dir"), entry, **hub)
+    assert text.strip()[0].isupper()
+    for word in ("Args:", "num_classes", ".safetensors", "WeightsError"):
+        assert word in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_load_from_a_cached_repository(hub, sample):
+    model = torch.hub.load(model="from_checkpoint", path=sample, **hub)
+    assert model.fc.weight.shape == (10, 1024)
+
+
+@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry != "from_checkpoint"])
+def test_every_network_is_built_from_this_folder(entry):
+    with torch.device("meta"):
+        model = torch.hub.load(str(ROOT), entry, source="local")
+    depth, cardinality = int(entry[7:].split("_")[0]), int(entry.split("_")[1].split("x")[0])
+    assert (
+        sum(isinstance(m, torch.nn.Conv2d) and m.kernel_size != (1, 1) for m in model.modules()) == (depth - 2) // 3 + 1
+    )
+    assert model.layer1[0].conv2.groups == cardinality
+    assert model.fc.out_features == (10 if depth == 29 else 1000)
+
+
+def test_building_and_loading_a_pth_imports_nothing_but_torch(tmp_path):
+    """In a new process: `dependencies` in hubconf.py says torch, and nothing more may be needed."""
+    script = f"""
+import sys, torch
+from importlib.abc import MetaPathFinder
+class Refuse(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('torchfile', 'torchvision', 'requests', 'tqdm', 'safetensors', 'PIL', 'conversion'):
+            raise ImportError(name + ' is not needed')
+before = set(sys.modules)
+sys.meta_path.insert(0, Refuse())
+model = torch.hub.load({str(ROOT)!r}, 'resnext29_8x64d_typeC', source='local')
+torch.save(model.state_dict(), {str(tmp_path / "a.pth")!r})
+again = torch.hub.load({str(ROOT)!r}, 'resnext29_8x64d_typeC', source='local', weights={str(tmp_path / "a.pth")!r})
+assert torch.equal(again.fc.weight, model.fc.weight)
+print(sorted({{m.split('.')[0] for m in set(sys.modules) - before}} - set(sys.stdlib_module_names)))
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    imported = set(eval(run.stdout))
+    assert imported <= {"resnext", "hubconf", "torch"}, imported

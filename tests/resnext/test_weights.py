@@ -1,0 +1,290 @@
+"""Loading: from names, from files of every kind, and every way in which a file can be the wrong one."""
+
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import resnext
+from resnext.weights import WeightsError, read_state_dict
+from resnext.zoo import ARCHITECTURES, Architecture, get_architecture, parse_name
+from tests.conftest import FIXTURES, randomize, relative_error, torch7_output
+
+TINY = Architecture((1, 1, 1), cardinality=4, base_width=8, stem="cifar", num_classes=10)
+
+
+@pytest.fixture(scope="module")
+def state_dict():
+    torch.manual_seed(0)
+    return randomize(TINY.build()).state_dict()
+
+
+@pytest.fixture
+def pth(state_dict, tmp_path):
+    path = tmp_path / "tiny.pth"
+    torch.save(dict(state_dict), path)
+    return path
+
+
+def same(model, state_dict):
+    loaded = model.state_dict()
+    return list(loaded) == list(state_dict) and all(torch.equal(loaded[k], v) for k, v in state_dict.items())
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [TINY, Architecture((2, 2, 2), 2, 12, "cifar", "C", 100),
+     Architecture((1, 2, 1, 1), 8, 4, num_classes=3, in_channels=1),
+     Architecture((3, 8, 36, 3), 1, 64), Architecture((11, 11, 11), 8, 8, "cifar"), *ARCHITECTURES.values()],
+    ids=lambda a: a.name,
+)  # fmt: skip
+def test_architecture_is_found_from_shapes_alone(architecture):
+    shapes = {name: tuple(value.shape) for name, value in architecture.build_empty().state_dict().items()}
+    assert Architecture.from_shapes(shapes) == architecture
+
+
+def test_names_tell_networks_of_one_depth_apart():
+    assert Architecture((3, 4, 23, 3)).name == "resnext101_32x4d"
+    assert Architecture((11, 11, 11), stem="cifar").name == "resnext101_32x4d_cifar"
+    assert Architecture((3, 3, 3), 8, 64, stem="cifar").name == "resnext29_8x64d"
+
+
+def test_list_models_and_create_agree():
+    assert resnext.list_models() == [
+        "resnext50_32x4d_typeC", "resnext101_32x4d_typeC", "resnext101_64x4d_typeC",
+        "resnext29_8x64d_typeC", "resnext29_16x64d_typeC",
+    ]  # fmt: skip
+    with torch.device("meta"):
+        for name in resnext.list_models():
+            model = resnext.create(name, num_classes=3, in_channels=2, shortcut="C")
+            assert model.fc.out_features == 3
+            assert model.conv1.in_channels == 2
+            assert model.layer2[1].downsample is not None
+
+
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "resnext50_32x4d_typeC"])
+def test_form_in_a_name_may_be_left_out(name):
+    assert get_architecture(name) is ARCHITECTURES["resnext50_32x4d"]
+
+
+def test_parse_name_takes_any_depth_cardinality_and_width():
+    assert parse_name("resnext11_4x8d_typeC") == ("resnext11_4x8d", "C")
+    assert parse_name("resnext101_4x8d_cifar") == ("resnext101_4x8d_cifar", None)
+
+
+@pytest.mark.parametrize("name", ["resnext50_32x4", "resnet50", "resnext50_32x4d_typeZ", ""])
+def test_a_typo_gets_a_suggestion(name):
+    with pytest.raises(ValueError, match=r"unknown architecture .*did you mean resnext"):
+        resnext.create(name)
+
+
+def test_a_name_that_is_not_offered_says_what_is():
+    with pytest.raises(ValueError, match=r"'resnext11_4x8d'; available: resnext50_32x4d_typeC, "):
+        resnext.create("resnext11_4x8d")
+
+
+def test_unknown_option_is_refused():
+    with pytest.raises(TypeError, match="has no option cardinality; expected num_classes, in_channels or shortcut"):
+        resnext.create("resnext50_32x4d", cardinality=4)
+
+
+def test_pretrained_and_weights_contradict_each_other():
+    with pytest.raises(ValueError, match=r"pretrained=True and weights='x.pth' contradict"):
+        resnext.create("resnext50_32x4d", pretrained=True, weights="x.pth")
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_from_checkpoint_reads_pth(pth, state_dict):
+    model = resnext.from_checkpoint(pth)
+    assert same(model, state_dict)
+    assert model.training
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_from_checkpoint_reads_safetensors(state_dict, tmp_path):
+    save_file(dict(state_dict), tmp_path / "tiny.safetensors")
+    assert same(resnext.from_checkpoint(str(tmp_path / "tiny.safetensors")), state_dict)
+
+
+def test_files_are_told_apart_by_content(pth, state_dict, tmp_path):
+    save_file(dict(state_dict), tmp_path / "misnamed.pth")
+    assert same(resnext.from_checkpoint(tmp_path / "misnamed.pth"), state_dict)
+    assert same(resnext.from_checkpoint(shutil.copy(pth, tmp_path / "misnamed.t7")), state_dict)
+
+
+def test_from_checkpoint_converts_t7(sample):
+    model = resnext.from_checkpoint(sample).eval()
+    images, expected = torch7_output("cifar10_resnext11_4x8d_C_nested")
+    with torch.no_grad():
+        assert relative_error(model(images), expected) < 5e-5
+
+
+def test_older_pickles_are_read(state_dict, tmp_path):
+    torch.save(dict(state_dict), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert same(resnext.from_checkpoint(tmp_path / "old.pth"), state_dict)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_training_checkpoints_are_unwrapped(key, state_dict, tmp_path):
+    torch.save({key: {f"module.{k}": v for k, v in state_dict.items()}, "epoch": 90}, tmp_path / "train.pth")
+    assert same(resnext.from_checkpoint(tmp_path / "train.pth"), state_dict)
+
+
+def test_half_weights_become_float32_and_missing_counters_zero(state_dict, tmp_path):
+    half = {k: v.half() for k, v in state_dict.items() if v.is_floating_point()}
+    torch.save(half, tmp_path / "half.pth")
+    model = resnext.from_checkpoint(tmp_path / "half.pth")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert torch.equal(model.fc.weight, half["fc.weight"].float())
+    assert model.bn1.num_batches_tracked == 0
+
+
+def test_writing_into_a_loaded_model_does_not_change_the_file(pth):
+    before = pth.read_bytes()
+    model = resnext.from_checkpoint(pth)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert pth.read_bytes() == before
+    assert resnext.from_checkpoint(pth).fc.weight.any()
+
+
+def test_no_weight_is_initialised_before_it_is_overwritten(pth, monkeypatch):
+    pristine = torch.get_rng_state()
+    resnext.from_checkpoint(pth)
+    assert torch.equal(torch.get_rng_state(), pristine)
+
+
+@pytest.mark.parametrize("classes", [10, None])
+def test_classes_of_the_file_are_kept_without_a_warning(pth, classes, recwarn):
+    assert resnext.from_checkpoint(pth, num_classes=classes).fc.out_features == 10
+    assert not recwarn.list
+
+
+def test_other_number_of_classes_gives_a_new_head_and_says_so(pth, state_dict):
+    with pytest.warns(
+        UserWarning, match=r"tiny.pth has 10 classes, 7 were asked for: .* classifier \(fc\) is new"
+    ) as seen:
+        model = resnext.from_checkpoint(pth, num_classes=7)
+    assert seen[0].filename == __file__
+    assert model.fc.weight.shape == (7, 1024)
+    assert model.fc.weight.std() > 0
+    assert (model.fc.bias == 0).all()
+    body = {k: v for k, v in model.state_dict().items() if not k.startswith("fc.")}
+    assert all(torch.equal(v, state_dict[k]) for k, v in body.items())
+
+
+# --- wrong files ---------------------------------------------------------------------------------------------------
+
+
+def refused(path, *parts, load=resnext.from_checkpoint):
+    with pytest.raises(WeightsError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (os.fspath(path), *parts):
+        assert part in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [(b"", "an empty file"), (b"<!DOCTYPE html>", "an HTML or XML page"),
+     (b"\x89PNG\r\n\x1a\n123", "starts with b'\\x89PNG"),
+     (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer")],
+)  # fmt: skip
+def test_what_is_not_a_weights_file_is_named(tmp_path, content, got):
+    (tmp_path / "weights.pth").write_bytes(content)
+    refused(tmp_path / "weights.pth", "expected a .pth, .safetensors or Torch7 .t7 file", got)
+
+
+def test_missing_file_and_folder(tmp_path):
+    refused(tmp_path / "absent.pth", "cannot be read: No such file")
+    refused(tmp_path, "cannot be read: Is a directory")
+
+
+def test_url_is_not_a_path():
+    refused("https://host/weights.pth", "expected the path of a file; download it first")
+
+
+@pytest.mark.parametrize("cut", [100, 1000, -100])
+def test_truncated_files(pth, state_dict, sample, tmp_path, cut):
+    for path in (pth, sample):
+        (tmp_path / "cut").write_bytes(path.read_bytes()[:cut])
+        refused(tmp_path / "cut")
+    save_file(dict(state_dict), tmp_path / "whole.safetensors")
+    (tmp_path / "cut").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:cut])
+    refused(tmp_path / "cut", "expected a whole .safetensors file")
+
+
+def test_pickled_code_is_not_run(tmp_path):
+    torch.save(TINY.build(), tmp_path / "module.pth")
+    refused(tmp_path / "module.pth", "expected a .pth with a plain state_dict")
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [([1, 2], "expected a state_dict, got list"), ({}, "expected a state_dict, got dict"),
+     ({"epoch": 3}, "got int under 'epoch'"),
+     ({"a": torch.zeros(1)}, "not the weights of a ResNeXt: no entry 'conv1.weight'"),
+     ({"conv1.weight": torch.zeros(1), "layer1.0.conv2.weight": torch.zeros(()), "fc.weight": torch.zeros(())},
+      "an entry of the wrong shape")],
+)  # fmt: skip
+def test_pth_without_these_weights(tmp_path, content, got):
+    torch.save(content, tmp_path / "other.pth")
+    refused(tmp_path / "other.pth", got)
+
+
+def test_entries_missing_left_over_and_of_another_shape_are_all_named(state_dict, tmp_path):
+    changed = {k: v for k, v in state_dict.items() if k != "bn1.bias"}
+    changed |= {"extra": torch.zeros(1), "bn1.weight": torch.zeros(65)}
+    torch.save(changed, tmp_path / "changed.pth")
+    refused(
+        tmp_path / "changed.pth",
+        "not the weights of resnext11_4x8d",
+        "missing: bn1.bias",
+        "left over: extra",
+        "wrong shape: bn1.weight is (65,), expected (64,)",
+    )
+
+
+def test_weights_of_another_network_are_refused(pth):
+    refused(
+        pth,
+        "expected the weights of resnext29_8x64d, got those of resnext11_4x8d",
+        "cardinality 4, expected 8",
+        load=lambda path: resnext.create("resnext29_8x64d", weights=path),
+    )
+
+
+def test_other_input_channels_are_refused(tmp_path):
+    torch.save(resnext.create("resnext29_8x64d").state_dict(), tmp_path / "rgb.pth")
+    refused(
+        tmp_path / "rgb.pth",
+        "in_channels 3, expected 1",
+        load=lambda path: resnext.create("resnext29_8x64d", weights=path, in_channels=1),
+    )
+
+
+def test_damaged_t7_says_where(sample, tmp_path):
+    (tmp_path / "cut.t7").write_bytes(sample.read_bytes()[:3000])
+    refused(tmp_path / "cut.t7", "byte ", "truncated")
+
+
+def test_t7_that_is_no_resnext(tmp_path):
+    refused(FIXTURES / "variants" / "s_plain.t7", "modules[3]", "not a ResNeXt")
+
+
+def test_read_state_dict_gives_plain_tensors(pth, state_dict):
+    assert {k: v.shape for k, v in read_state_dict(pth).items()} == {k: v.shape for k, v in state_dict.items()}
+
+
+def test_pretrained_says_what_to_do():
+    with pytest.raises(WeightsError, match=r"resnext_50_32x4d.t7, then run 'python conversion/build_weights.py"):
+        resnext.create("resnext50_32x4d", pretrained=True)
+    with pytest.raises(WeightsError, match="no weights were published for resnext29_8x64d"):
+        resnext.create("resnext29_8x64d", pretrained=True)
