@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from conversion import graph
 from conversion.mapping import Conversion
 from resnext.model import ResNeXt
+from resnext.zoo import Architecture
 
 LOGITS_TOLERANCE = 1e-6  # relative (norm), in float32: what another order of the same sums amounts to
 BATCH = 2
@@ -81,7 +82,7 @@ def verify(conversion: Conversion, progress: Callable[[list[Any]], Iterable[Any]
     literal = graph.to_module(conversion.model).float()
     converted = conversion.architecture.build_empty()
     converted.load_state_dict(conversion.state_dict, strict=True, assign=True)
-    reference, why_not = _torchvision_model(conversion)
+    reference, why_not = _torchvision_model(conversion.architecture, conversion.state_dict)
 
     size = conversion.image_size
     generator = torch.Generator().manual_seed(SEED)
@@ -148,9 +149,8 @@ def _run(network: nn.Module, stages: dict[str, nn.Module], images: Tensor) -> di
     return outputs
 
 
-def _torchvision_model(conversion: Conversion) -> tuple[nn.Module | None, str]:
+def _torchvision_model(architecture: Architecture, state_dict: dict[str, Tensor]) -> tuple[nn.Module | None, str]:
     """torchvision's network with the converted weights, or None and why there is none."""
-    architecture = conversion.architecture
     if architecture.stem != "imagenet" or architecture.shortcut != "B" or architecture.in_channels != 3:
         return None, "not compared, it has no such network"
     try:
@@ -164,5 +164,5 @@ def _torchvision_model(conversion: Conversion) -> tuple[nn.Module | None, str]:
         groups=architecture.cardinality,
         width_per_group=architecture.base_width,
     )
-    model.load_state_dict(conversion.state_dict, strict=True)
+    model.load_state_dict(state_dict, strict=True)
     return model.eval(), ""

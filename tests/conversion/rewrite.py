@@ -1,0 +1,81 @@
+"""Write a loaded Torch7 tree again in another guise: other encodings, precisions and layouts of the same network."""
+
+import math
+
+import numpy as np
+
+from conversion.t7 import Storage, Table, Tensor, TorchObject, walk
+from tests.conversion.t7_writer import TABLE, TORCH, Writer
+
+PARAMETERS = ("weight", "bias")
+
+
+class Rewriter:
+    """`kind` is the precision of real tensors; `change(obj, fields)` may replace fields by other values or arrays.
+
+    With `flat` all parameters become views of one storage, as `getParameters()` leaves them.
+    """
+
+    def __init__(self, writer=None, kind="Float", change=None, flat=False):
+        self.writer, self.kind, self.change, self.flat = writer or Writer(), kind, change, flat
+        self.indices = {}
+        self.parameters, self.flat_index = [], None
+
+    def dump(self, root):
+        if self.flat:
+            objects = [obj for obj in walk(root) if isinstance(obj, TorchObject)]
+            self.parameters = [obj[name] for obj in objects for name in PARAMETERS if name in obj]
+        return self.value(root)
+
+    def index(self, obj=None):
+        index = len(self.indices) + 1
+        self.indices[obj if obj is not None else object()] = index
+        return index
+
+    def value(self, value):
+        writer = self.writer
+        if value is None:
+            return writer.nil
+        if isinstance(value, bool):
+            return writer.boolean(int(value))
+        if isinstance(value, (int, float)):
+            return writer.number(value)
+        if isinstance(value, str):
+            return writer.string(value)
+        if not isinstance(value, np.ndarray) and value in self.indices:
+            return writer.ref(TABLE if isinstance(value, Table) else TORCH, self.indices[value])
+        if isinstance(value, (np.ndarray, Tensor)):
+            return self.tensor(value)
+        if isinstance(value, Storage):
+            return writer.storage(self.index(value), "Long", value.numpy())
+        if isinstance(value, Table):
+            return self.fields(self.index(value), value)
+        index, version = self.index(value), value.version
+        fields = dict(value)
+        if self.change is not None:
+            fields = self.change(value, fields)
+            version = fields.pop("<version>", version)
+        body = self.fields(self.index(), fields)
+        return writer.torch(index, value.class_name, body, f"V {version}")
+
+    def fields(self, index, mapping):
+        return self.writer.fields(index, *((self.value(key), self.value(value)) for key, value in mapping.items()))
+
+    def tensor(self, value):
+        writer, index = self.writer, self.index(value if isinstance(value, Tensor) else None)
+        array = value.numpy() if isinstance(value, Tensor) else value
+        kind = self.kind
+        if not array.size:
+            return writer.torch(index, f"torch.{kind}Tensor", writer.geometry([], []) + writer.nil)
+        strides = [math.prod(array.shape[i + 1 :]) for i in range(array.ndim)]
+        if not any(value is parameter for parameter in self.parameters):
+            storage = writer.storage(self.index(), kind, array.ravel())
+            return writer.tensor(index, kind, array.shape, strides, storage)
+        before = [p.numel for p in self.parameters[: [p is value for p in self.parameters].index(True)]]
+        if self.flat_index is None:
+            self.flat_index = self.index()
+            everything = np.concatenate([p.numpy().ravel() for p in self.parameters])
+            storage = writer.storage(self.flat_index, kind, everything)
+        else:
+            storage = writer.ref(TORCH, self.flat_index)
+        return writer.tensor(index, kind, array.shape, strides, storage, offset=sum(before) + 1)

@@ -1,0 +1,242 @@
+"""The command line: what it prints, what it writes, and that whatever goes wrong is one line and leaves nothing."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from conversion import build_weights, inspect_t7, verify
+from tests.conftest import FIXTURES, ROOT
+
+SAMPLE_ARCH = "resnext11_4x8d"
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def run(capsys, *arguments):
+    try:
+        status = build_weights.main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        status = stopped.code
+    return status, *capsys.readouterr()
+
+
+def refused(capsys, out, *arguments, status=2):
+    """One line on stderr, nothing on stdout, nothing written; the line."""
+    got, stdout, stderr = run(capsys, *arguments, "--out", out)
+    assert got == status, stderr
+    assert stdout == ""
+    assert not out.exists()
+    assert stderr.endswith("\n")
+    assert stderr.startswith("build_weights: ")
+    assert stderr.count("\n") == 1
+    return stderr
+
+
+def test_sample_from_another_folder_as_the_readme_has_it(tmp_path):
+    command = [sys.executable, str(ROOT / "conversion" / "build_weights.py"), "--sample"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    path, sidecar = sorted((tmp_path / "weights").iterdir(), reverse=True)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.name == f"{SAMPLE_ARCH}_typeC-{digest[:8]}.pth"
+    assert sidecar == path.with_suffix(".json")
+    assert sorted(os.listdir(tmp_path)) == ["weights"]
+    for part in (
+        digest,
+        SAMPLE_ARCH,
+        "996,298 parameters",
+        "proved: logits within",
+        "cifar10_resnext11_4x8d_C_nested.t7",
+    ):
+        assert part in done.stdout
+    state_dict = torch.load(path, weights_only=True)
+    assert state_dict["fc.weight"].shape == (10, 1024)
+
+
+@pytest.mark.parametrize("file_format", ["pth", "safetensors"])
+def test_json_is_one_object_on_stdout(capsys, sample, out, file_format):
+    status, stdout, stderr = run(capsys, "--t7", sample, "--out", out, "--json", "--format", file_format)
+    assert (status, stderr) == (0, "")
+    result = json.loads(stdout)
+    assert stdout.count("\n") == 1
+    assert set(result) >= {"path", "sha256", "arch", "tensor_digest", "verification"}
+    assert result["arch"] == SAMPLE_ARCH
+    assert result["verification"]["passed"] is True
+    assert result["path"].endswith(f"-{result['sha256'][:8]}.{file_format}")
+    with open(result["path"], "rb") as file:
+        assert hashlib.sha256(file.read()).hexdigest() == result["sha256"]
+    with open(result["sidecar"]) as file:
+        sidecar = json.load(file)
+    assert sidecar["tensor_digest"] == result["tensor_digest"]
+    assert sidecar["source"]["sha256"] == hashlib.sha256(sample.read_bytes()).hexdigest()
+    assert sidecar["source"]["size"] == sample.stat().st_size
+    assert sidecar["source"]["name"] == sample.name
+
+
+def test_tensor_digest_is_the_same_whatever_the_format(capsys, sample, out):
+    digests = {
+        json.loads(run(capsys, "--t7", sample, "--out", out, "--json", "--format", f)[1])["tensor_digest"]
+        for f in ("pth", "safetensors")
+    }
+    assert len(digests) == 1
+
+
+def test_building_twice_in_two_processes_gives_the_same_bytes(sample, tmp_path):
+    for name in ("a", "b"):
+        command = [sys.executable, str(ROOT / "conversion" / "build_weights.py"), "--t7", str(sample), "--no-verify"]
+        subprocess.run([*command, "--out", str(tmp_path / name)], check=True, stdout=subprocess.DEVNULL)
+    a, b = (sorted(p.iterdir()) for p in (tmp_path / "a", tmp_path / "b"))
+    assert [p.name for p in a] == [p.name for p in b]
+    assert [p.read_bytes() for p in a] == [p.read_bytes() for p in b]
+
+
+def test_no_verify_leaves_the_proof_out_and_says_so(capsys, sample, out, monkeypatch):
+    monkeypatch.setattr(verify, "verify", None)
+    status, stdout, _ = run(capsys, "--t7", sample, "--out", out, "--no-verify")
+    assert status == 0
+    assert "not proved (--no-verify)" in stdout
+    assert json.loads(next(out.glob("*.json")).read_text())["proof"] is None
+
+
+def test_licence_is_that_of_the_official_weights_for_their_names_alone(capsys, sample, tmp_path):
+    official = tmp_path / "resnext_50_32x4d.t7"
+    official.write_bytes(sample.read_bytes())
+    for path, licence in (
+        (official, "CC BY-NC 4.0"),
+        (sample, "not stated in the file: that of the source checkpoint"),
+    ):
+        _, stdout, _ = run(capsys, "--t7", path, "--out", tmp_path / "out", "--no-verify", "--json")
+        assert json.loads(stdout)["license"] == licence
+
+
+@pytest.mark.parametrize("name", [SAMPLE_ARCH, f"{SAMPLE_ARCH}_typeC"])
+def test_arch_that_the_file_is(capsys, sample, out, name):
+    assert run(capsys, "--t7", sample, "--out", out, "--arch", name, "--no-verify")[0] == 0
+
+
+def test_arch_that_the_file_is_not(capsys, sample, out):
+    line = refused(capsys, out, "--t7", sample, "--arch", "resnext50_32x4d")
+    assert f"{sample}: expected resnext50_32x4d (--arch), got {SAMPLE_ARCH}" in line
+
+
+def test_misspelt_arch(capsys, sample, out):
+    assert "unknown architecture 'resnxt50_32x4d'; did you mean resnext50" in refused(
+        capsys, out, "--t7", sample, "--arch", "resnxt50_32x4d"
+    )
+
+
+def test_a_failed_proof_stops_the_build(capsys, sample, out, monkeypatch):
+    monkeypatch.setattr(verify, "LOGITS_TOLERANCE", -1.0)
+    status, stdout, stderr = run(capsys, "--t7", sample, "--out", out)
+    assert status == 1
+    assert stdout == ""
+    assert "NOT PROVED" in stderr
+    assert stderr.splitlines()[-1].startswith(f"build_weights: {sample}: the proof failed, nothing is written: logits")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--t7", "absent.t7"], "absent.t7: cannot be read: No such file"),
+     (["--t7", "."], "expected a file, got a directory"),
+     (["--bogus"], "unrecognized arguments: --bogus"), (["--t7", "a", "--sample"], "not allowed with argument"),
+     (["--sample", "--format", "onnx"], "invalid choice: 'onnx'"), (["--t7"], "expected one argument"),
+     ([], "the official ResNeXt-50 is meant")],
+)  # fmt: skip
+def test_bad_usage(capsys, out, arguments, message):
+    assert message in refused(capsys, out, *arguments)
+
+
+def test_no_source_says_how_to_go_on(capsys, out):
+    line = refused(capsys, out)
+    for part in ("resnext_50_32x4d.t7", "--t7", "--sample"):
+        assert part in line
+
+
+@pytest.mark.parametrize("cut", [0, 3, 5000, -1])
+def test_damaged_file(capsys, sample, out, tmp_path, cut):
+    (tmp_path / "cut.t7").write_bytes(sample.read_bytes()[:cut])
+    assert "cut.t7: byte " in refused(capsys, out, "--t7", tmp_path / "cut.t7")
+
+
+def test_a_file_that_is_no_resnext(capsys, out):
+    path = FIXTURES / "variants" / "s_plain.t7"
+    assert f"{path}: modules[3]: not a ResNeXt: expected ReLU, got nn.Linear" in refused(capsys, out, "--t7", path)
+
+
+def test_a_folder_that_cannot_be_written(capsys, sample, tmp_path):
+    (tmp_path / "file").touch()
+    status, _, stderr = run(capsys, "--t7", sample, "--out", tmp_path / "file" / "out", "--no-verify")
+    assert status == 2
+    assert stderr.startswith(f"build_weights: {tmp_path / 'file' / 'out'}: Not a directory")
+    assert stderr.count("\n") == 1
+
+
+def test_what_was_in_the_folder_stays(capsys, sample, out, tmp_path):
+    out.mkdir()
+    (out / "mine.pth").write_text("mine")
+    (tmp_path / "bad.t7").write_bytes(b"not this")
+    assert run(capsys, "--t7", tmp_path / "bad.t7", "--out", out)[0] == 2
+    assert [p.name for p in out.iterdir()] == ["mine.pth"]
+    assert run(capsys, "--t7", sample, "--out", out, "--no-verify")[0] == 0
+    assert (out / "mine.pth").read_text() == "mine"
+
+
+def test_interrupt_leaves_nothing(capsys, sample, out, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    assert refused(capsys, out, "--t7", sample, "--no-verify", status=130) == "build_weights: interrupted\n"
+
+
+# --- inspect_t7 ------------------------------------------------------------------------------------------------------
+
+
+def test_inspect_prints_the_tree(capsys, sample):
+    assert inspect_t7.main([str(sample)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "nn.Sequential train=false"
+    assert lines[1].startswith("  1: cudnn.SpatialConvolution ")
+    assert "weight=float32[64x3x3x3]" in lines[1]
+    assert lines[-1] == f"{sample.name}: 27 modules with parameters, 996,298 parameters"
+
+
+def test_inspect_reads_no_values(capsys, sample, monkeypatch):
+    from conversion.t7 import Storage
+
+    monkeypatch.setattr(Storage, "read", None)
+    assert inspect_t7.main([str(sample)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("cyc", "  self: table of 2, the same as the root"), ("boolkey", "table of 1 true='x'"),
+     ("s_sharedmod", "    3: nn.Linear, the same as model.modules[1]"),
+     ("sizes", "table of 6 is=int32[1], ls=int64[2] (storage), bs=uint8[2], cs=int8[2], ds=float64[1], ss=int16[1]")],
+)  # fmt: skip
+def test_inspect_of_odd_files(capsys, name, expected):
+    assert inspect_t7.main([str(FIXTURES / "variants" / f"{name}.t7")]) == 0
+    assert expected in capsys.readouterr().out.splitlines()
+
+
+def test_inspect_refuses_in_one_line(capsys, tmp_path):
+    assert inspect_t7.main([str(tmp_path / "absent.t7")]) == 2
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    assert stderr == f"inspect_t7: {tmp_path / 'absent.t7'}: cannot be read: No such file or directory\n"
+
+
+def test_inspect_piped_into_head(sample):
+    command = f"{sys.executable} {ROOT / 'conversion' / 'inspect_t7.py'} {sample} | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("nn.Sequential train=false\n", "")

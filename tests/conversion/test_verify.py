@@ -1,0 +1,143 @@
+"""The proof passes for what is right, and fails for each kind of thing that is wrong."""
+
+import dataclasses
+import lzma
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from conversion import graph, mapping, t7, verify
+from tests.conftest import MODELS, SHARED, relative_error
+from tests.conversion.edit import find, put
+
+STAGES = ["stem", "layer1", "layer2", "layer3"]
+
+
+@pytest.fixture
+def conversion(sample):
+    return mapping.convert(t7.load(sample))
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_genuine_files_are_proved(models, name):
+    proof = verify.verify(mapping.convert(t7.load(models[name])))
+    assert proof.passed
+    assert [stage.name for stage in proof.stages] == STAGES
+    assert proof.logits.relative_error <= 1e-6
+    assert proof.logits.shape == (2, 100 if "cifar100" in name else 10)
+
+
+def test_stages_of_a_form_c_file_are_bit_equal(conversion):
+    proof = verify.verify(conversion)
+    assert all(stage.bit_equal for stage in proof.stages)
+    assert proof.first_difference in (None, "logits")  # pooling may sum in another order
+
+
+def test_proof_is_plain_data_and_a_table(conversion):
+    proof = verify.verify(conversion)
+    data = proof.as_dict()
+    assert data["passed"] is True
+    assert data["stages"][1]["name"] == "layer1"
+    assert data["stages"][1]["shape"] == (2, 256, 32, 32)
+    assert data["tolerance"] == 1e-6
+    table = proof.table()
+    for part in ("layer3  2x1024x8x8   yes", "torchvision: not compared", "proved: logits within"):
+        assert part in table
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [("conv1.weight", "stem"), ("layer1.0.conv2.weight", "layer1"), ("layer2.0.downsample.1.running_mean", "layer2"),
+     ("layer3.0.bn3.bias", "layer3"), ("fc.weight", "logits")],
+)  # fmt: skip
+def test_a_wrong_weight_fails_and_names_the_stage(conversion, name, stage):
+    with torch.no_grad():
+        conversion.state_dict[name].mul_(1.01)
+    proof = verify.verify(conversion)
+    assert not proof.passed
+    assert proof.first_difference == stage
+    assert f"first to differ: {stage}, by " in proof.reason
+    assert "NOT PROVED" in proof.table()
+
+
+def test_swapped_kernel_axes_fail(conversion):
+    weight = conversion.state_dict["layer1.0.conv2.weight"]
+    conversion.state_dict["layer1.0.conv2.weight"] = weight.transpose(2, 3).contiguous()
+    assert not verify.verify(conversion).passed
+
+
+def test_nan_fails(conversion):
+    conversion.state_dict["fc.bias"][0] = math.nan
+    assert not verify.verify(conversion).passed
+
+
+def test_a_graph_that_does_more_than_the_mapping_saw_fails(conversion):
+    """The two readings are independent: what one of them misses, the other does not."""
+    put(find(conversion.model, "modules[2]"), "eps", 0.1)
+    proof = verify.verify(conversion)
+    assert not proof.passed
+    assert proof.first_difference == "stem"
+
+
+def test_a_graph_that_cannot_be_run_is_refused(conversion):
+    find(conversion.model, "modules[7]").class_name = "nn.Mystery"
+    with pytest.raises(graph.UnsupportedLayerError, match=r"nn.Mystery at modules\[7\]"):
+        verify.verify(conversion)
+
+
+def test_torchvision_takes_part_where_it_has_the_network(torchvision):
+    """An ImageNet network made up of a literal graph from PyTorch: only the comparison with torchvision is at stake."""
+    from resnext.zoo import Architecture
+
+    architecture = Architecture((1, 1, 1, 1), cardinality=2, base_width=4, num_classes=5)
+    state_dict = architecture.build().state_dict()
+    model, why_not = verify._torchvision_model(architecture, state_dict)
+    assert why_not == ""
+    ours = architecture.build_empty()
+    ours.load_state_dict(state_dict, assign=True)
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(model(images), ours.eval()(images))
+    _, why_not = verify._torchvision_model(dataclasses.replace(architecture, shortcut="C"), state_dict)
+    assert why_not == "not compared, it has no such network"
+
+
+def test_torchvision_that_cannot_be_imported_is_said(monkeypatch):
+    import sys
+
+    from resnext.zoo import Architecture
+
+    monkeypatch.setitem(sys.modules, "torchvision.models.resnet", None)
+    model, why_not = verify._torchvision_model(Architecture(), {})
+    assert model is None
+    assert why_not.startswith("not compared, it cannot be imported here (")
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "equal", "relative"),
+    [([1.0, 2.0], [1.0, 2.0], True, 0.0), ([0.0, 0.0], [0.0, 0.0], True, 0.0),
+     ([1.0, 0.0], [0.0, 0.0], False, math.inf),
+     ([3.0, 4.5], [3.0, 4.0], False, 0.1), ([1.0], [1.0, 2.0], False, math.inf)],
+)  # fmt: skip
+def test_comparison(got, expected, equal, relative):
+    result = verify.compare("x", torch.tensor(got), torch.tensor(expected))
+    assert result.bit_equal == equal
+    assert result.relative_error == pytest.approx(relative)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the full-size checkpoint (191 MB) is not part of the repository")
+def test_full_size_file(tmp_path, torchvision):
+    path = tmp_path / "resnext_50_32x4d.t7"
+    path.write_bytes(lzma.decompress((SHARED / "models" / "resnext_50_32x4d.t7.xz").read_bytes()))
+    conversion = mapping.convert(t7.load(path))
+    assert conversion.architecture.name == "resnext50_32x4d"
+    proof = verify.verify(conversion)
+    assert proof.passed
+    assert proof.first_difference in (None, "logits")
+    assert proof.torchvision == "bit-equal logits"
+    model = conversion.architecture.build_empty()
+    model.load_state_dict(conversion.state_dict, assign=True)
+    with np.load(SHARED / "models" / "resnext_50_32x4d.npz") as arrays, torch.no_grad():
+        got = model.eval()(torch.from_numpy(arrays["input"]))
+        assert relative_error(got, torch.from_numpy(arrays["output"])) <= 5e-5
