@@ -1,7 +1,9 @@
-"""Convert a Torch7 ResNeXt checkpoint into weights for PyTorch, with a proof that they are right.
+"""Convert Torch7 ResNeXt checkpoints into weights for PyTorch, with a proof that they are right.
 
-    python conversion/build_weights.py --t7 resnext_50_32x4d.t7 --out weights
-    python conversion/build_weights.py --sample
+    python conversion/build_weights.py                        the authors' ResNeXt-50, downloaded
+    python conversion/build_weights.py --arch resnext101_32x4d
+    python conversion/build_weights.py --t7 my_checkpoint.t7
+    python conversion/build_weights.py --sample               a small genuine checkpoint that comes along
 
 Writes <arch>_typeC-<first 8 hex of SHA-256>.pth and a .json beside it that says where it came from. Exit status:
 0 done; 1 the proof failed, nothing was written; 2 bad usage or input, nothing was written.
@@ -10,15 +12,14 @@ Writes <arch>_typeC-<first 8 hex of SHA-256>.pth and a .json beside it that says
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import contextlib
-import hashlib
+import gc
 import json
 import lzma
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,25 +27,32 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":  # run as a script: this folder would shadow top-level modules of the same names
     sys.path[0] = str(ROOT)
 
+_UNKNOWN_LICENSE = "not stated in the file: that of the source checkpoint"
 SAMPLE = ROOT / "conversion" / "sample" / "cifar10_resnext11_4x8d_C_nested.t7.xz"
-OFFICIAL_URL = "https://dl.fbaipublicfiles.com/resnext/imagenet_models/"
-OFFICIAL = {"resnext_50_32x4d.t7", "resnext_101_32x4d.t7", "resnext_101_64x4d.t7"}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        with _source(options) as (path, license_):
-            return _build(path, license_, options)
-    except (_RefusedError, OSError) as error:
-        return _fail(f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error)
+        with _uncollected():
+            from conversion import build
+            from resnext.checkpoint import WeightsError
+            from resnext.transport import DownloadError
+    except ImportError as error:
+        return _fail(f"{error}: pip install -r requirements.txt")
+    try:
+        _run(options)
+    except build.ProofError as error:
+        print(error.proof.table(), file=sys.stderr)
+        return _fail(error, 1)
+    except (ValueError, DownloadError, WeightsError) as error:  # T7Error is a ValueError
+        return _fail(error)
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else error)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-
-
-class _RefusedError(Exception):
-    """What the user asked for cannot be done; the message says why, in one line."""
+    return 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,15 +63,23 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--t7", type=Path, metavar="FILE", help="the Torch7 checkpoint to convert")
-    source.add_argument("--sample", action="store_true", help="convert the small genuine checkpoint that comes along")
-    parser.add_argument("--out", type=Path, default=Path("weights"), metavar="DIR", help="default: ./weights")
+    source.add_argument("--t7", type=Path, metavar="FILE", help="a Torch7 checkpoint on this machine")
+    source.add_argument("--sample", action="store_true", help="the small genuine checkpoint that comes along")
+    source.add_argument("--all", action="store_true", help="every network that the authors published, downloaded")
     parser.add_argument(
-        "--arch", metavar="NAME", help="what the checkpoint must be, e.g. resnext50_32x4d; else an error"
+        "--arch",
+        metavar="NAME",
+        help="which published network to download (default: resnext50_32x4d); with --t7 or --sample, what it must be",
     )
+    parser.add_argument("--out", type=Path, default=Path("weights"), metavar="DIR", help="default: ./weights")
     parser.add_argument("--format", choices=("pth", "safetensors"), default="pth", help="default: pth")
     parser.add_argument("--no-verify", action="store_true", help="leave out the proof (the sidecar will say so)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the summary")
+    parser.add_argument("--json", action="store_true", help="print a JSON object instead of the summary")
+    parser.add_argument(
+        "--publish",
+        metavar="BASE_URL",
+        help="enter what is built into resnext/weights.json, as to be found under this URL once you have uploaded it",
+    )
     return parser
 
 
@@ -72,85 +88,92 @@ def _fail(message: object, status: int = 2) -> int:
     return status
 
 
-@contextlib.contextmanager
-def _source(options: argparse.Namespace) -> Iterator[tuple[Path, str]]:
-    """The file to convert, and the licence of the weights in it."""
+def _run(options: argparse.Namespace) -> None:
+    from resnext.transport import check_url
+    from resnext.zoo import parse_name
+
+    for option, value in (("--no-verify", options.no_verify), ("--format safetensors", options.format != "pth")):
+        if options.publish and value:
+            raise ValueError(f"--publish and {option} contradict each other: what is published is a proved .pth")
+    if options.all and options.arch:
+        raise ValueError("--all and --arch contradict each other")
+    if options.publish:
+        check_url(options.publish)
+        source = "--sample" if options.sample else options.t7 and options.t7.name
+        if source and source not in _licenses():
+            raise ValueError(f"--publish and {source} contradict each other: records are of {', '.join(_licenses())}")
+    arch = parse_name(options.arch)[0] if options.arch else None
     if options.t7 is not None:
-        official = options.t7.name in OFFICIAL
-        yield options.t7, "CC BY-NC 4.0" if official else "not stated in the file: that of the source checkpoint"
+        _build(options.t7, arch, _licenses().get(options.t7.name, _UNKNOWN_LICENSE), options)
     elif options.sample:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / SAMPLE.stem
             path.write_bytes(lzma.decompress(SAMPLE.read_bytes()))
-            yield path, "BSD-3-Clause (random weights)"
+            _build(path, arch, "BSD-3-Clause (random weights)", options)
     else:
-        name = "resnext_50_32x4d.t7"
-        raise _RefusedError(
-            f"the official ResNeXt-50 is meant, and downloading it is not built in yet: fetch {OFFICIAL_URL}{name} "
-            f"and give it with --t7 {name}; or try --sample"
-        )
+        _build_official(arch, options)
 
 
-def _build(path: Path, license_: str, options: argparse.Namespace) -> int:
+def _build_official(arch: str | None, options: argparse.Namespace) -> None:
+    from resnext.records import get_record, records
+    from resnext.weights import locked, torch7_file
+
+    names = list(records()) if options.all else [arch or "resnext50_32x4d"]
+    for record in [get_record(name) for name in names]:
+        with locked(record.architecture), torch7_file(record) as (path, sha256):
+            _build(path, record.architecture, record.license, options, sha256)
+
+
+def _licenses() -> dict[str, str]:
+    """The authors' files and the licence of the weights in them."""
+    from resnext.records import records
+
+    return {record.torch7.file: record.license for record in records().values()}
+
+
+def _build(path: Path, arch: str | None, license_: str, options: argparse.Namespace, sha256: str | None = None) -> None:
+    from conversion.build import build
+
     started = time.perf_counter()
-    # The digest of the source needs no more than one core and the standard library: it runs beside the import of torch.
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        source_digest = pool.submit(_sha256, path)
-        try:
-            from conversion import artifact, mapping, t7, verify
-            from resnext.zoo import parse_name
+    built = build(
+        path,
+        options.out,
+        license_=license_,
+        sha256=sha256,
+        expected=arch,
+        file_format=options.format,
+        prove=not options.no_verify,
+    )
+    url = None
+    if options.publish:
+        from conversion.publish import publish
 
-            expected = parse_name(options.arch)[0] if options.arch else None
-            conversion = mapping.convert(t7.load(path), _bar("reading"))
-        except ValueError as error:  # T7Error is one
-            raise _RefusedError(error) from None
-        except ImportError as error:
-            raise _RefusedError(f"{error}: pip install -r requirements.txt") from None
-        if expected not in (None, conversion.architecture.name):
-            raise _RefusedError(f"{path}: expected {expected} (--arch), got {conversion.architecture.name}")
-        proof = None if options.no_verify else _prove(verify, conversion)
-        if proof is not None and not proof.passed:
-            print(proof.table(), file=sys.stderr)
-            return _fail(f"{path}: the proof failed, nothing is written: {proof.reason}", 1)
-        source = artifact.SourceFile(path.name, path.stat().st_size, source_digest.result(), license_)
-    record = artifact.make_record(conversion, source, proof)
-    written = artifact.write_artifact(conversion.state_dict, record, options.out, options.format)
+        url = publish(built.artifact, options.publish)
     if options.json:
-        print(json.dumps(_summary(written)))
+        print(json.dumps(_summary(built.artifact, url)))
     else:
-        print(_table(written, proof, time.perf_counter() - started))
-    return 0
+        print(_table(built, url, time.perf_counter() - started))
 
 
-def _prove(verify: Any, conversion: Any) -> Any:
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """For imports, in a process that is this script's own: the garbage collector leaves alone what they make.
+
+    It would go through the objects of torch many times during the import and again at the exit, to no end: a quarter
+    of the whole time.
+    """
+    if __name__ != "__main__":
+        yield
+        return
+    gc.disable()
     try:
-        return verify.verify(conversion, _bar("proving"))
-    except ValueError as error:
-        raise _RefusedError(error) from None
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
-def _bar(what: str) -> Any:
-    """A progress bar for loops, on a terminal alone."""
-
-    def wrap(items: list[Any]) -> Iterable[Any]:
-        if not sys.stderr.isatty():
-            return items
-        from tqdm import tqdm
-
-        return tqdm(items, desc=what, leave=False)
-
-    return wrap
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _summary(written: Any) -> dict[str, Any]:
+def _summary(written: Any, url: str | None) -> dict[str, Any]:
     record = written.record
     return {
         "path": str(written.path),
@@ -163,28 +186,28 @@ def _summary(written: Any) -> dict[str, Any]:
         "verification": record["proof"],
         "source": record["source"],
         "license": record["license"],
+        "url": url,
     }
 
 
-def _table(written: Any, proof: Any, seconds: float) -> str:
-    record = written.record
+def _table(built: Any, url: str | None, seconds: float) -> str:
+    written, record = built.artifact, built.artifact.record
     source, file, architecture = record["source"], record["file"], record["architecture"]
-    notes = "; ".join(source["notes"]) or "every tensor taken over as it stands"
     rows = {
         "source": f"{source['name']}, {source['size']:,} bytes, sha256 {source['sha256']}",
         "network": f"{record['arch']} (form {source['form']} in the file), {architecture['num_classes']} classes, "
         f"{architecture['parameters']:,} parameters",
-        "conversion": notes,
+        "conversion": "; ".join(source["notes"]) or "every tensor taken over as it stands",
         "weights": f"{written.path}, {file['size']:,} bytes",
         "sha256": file["sha256"],
         "tensor digest": record["tensor_digest"],
         "licence": record["license"],
         "sidecar": str(written.sidecar),
+        "published as": url,
         "time": f"{seconds:.1f} s",
     }
-    lines = [f"{name:<14}{value}" for name, value in rows.items()]
-    proof_lines = proof.table() if proof else "not proved (--no-verify)"
-    return "\n".join([*lines, "", proof_lines])
+    lines = [f"{name:<14}{value}" for name, value in rows.items() if value is not None]
+    return "\n".join([*lines, "", built.proof.table() if built.proof else "not proved (--no-verify)"])
 
 
 if __name__ == "__main__":

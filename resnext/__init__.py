@@ -1,7 +1,7 @@
 """The original ResNeXt for PyTorch (Xie et al., arXiv 1611.05431). Needs torch alone to build and load a model."""
 
+from resnext.checkpoint import WeightsError
 from resnext.model import ResNeXt
-from resnext.weights import WeightsError
 from resnext.zoo import create, from_checkpoint, list_models
 
 __all__ = ["ResNeXt", "WeightsError", "create", "from_checkpoint", "list_models"]

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from resnext.checkpoint import WeightsError, read_state_dict
 from resnext.model import ResNeXt
-from resnext.weights import WeightsError, read_state_dict, resolve_pretrained
+from resnext.weights import fetch, resolve_pretrained
 
 IMAGENET_LAYERS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _NAME = re.compile(r"resnext(\d+)_(\d+)x(\d+)d(_cifar)?(?:_type([A-Z]))?")
@@ -164,7 +165,7 @@ def create(
         name: e.g. `resnext50_32x4d_typeC`; the form may be left out.
         pretrained: load the authors' weights.
         progress: show a progress bar where something is downloaded.
-        weights: a `.pth`, `.safetensors` or Torch7 `.t7` file to load instead.
+        weights: path or URL of a `.pth`, `.safetensors` or Torch7 `.t7` file to load instead.
         num_classes: number of logits; by default that of the weights, else of the paper's data set. If the weights
             have another number, the body is loaded, the classifier is new, and a warning says so.
         in_channels: channels of the input image.
@@ -191,23 +192,28 @@ def create(
         weights = resolve_pretrained(architecture.name, progress=progress)
     if weights is None:
         return replace(architecture, num_classes=num_classes or architecture.num_classes).build()
-    return _load(weights, architecture, num_classes)
+    return _load(weights, architecture, num_classes, progress)
 
 
-def from_checkpoint(path: str | os.PathLike[str], *, num_classes: int | None = None) -> ResNeXt:
+def from_checkpoint(path: str | os.PathLike[str], *, num_classes: int | None = None, progress: bool = True) -> ResNeXt:
     """The network that a checkpoint holds: depth, cardinality, width, stem and classes are read off the file.
 
     Args:
-        path: a `.pth`, `.safetensors` or Torch7 `.t7` file.
+        path: path or URL of a `.pth`, `.safetensors` or Torch7 `.t7` file.
         num_classes: as in `create`.
+        progress: show a progress bar where something is downloaded.
 
     Raises WeightsError where the file is not that of a ResNeXt.
     """
-    return _load(path, None, num_classes)
+    return _load(path, None, num_classes, progress)
 
 
-def _load(path: str | os.PathLike[str], expected: Architecture | None, num_classes: int | None) -> ResNeXt:
-    """A model with the weights of a file. Nothing is initialised that the file overwrites."""
+def _load(
+    path: str | os.PathLike[str], expected: Architecture | None, num_classes: int | None, progress: bool
+) -> ResNeXt:
+    """A model with the weights of a file or URL. Nothing is initialised that the file overwrites."""
+    if isinstance(path, str) and "://" in path:
+        path = fetch(path, progress=progress)
     state_dict = read_state_dict(path)
     shapes = {name: tuple(value.shape) for name, value in state_dict.items()}
     try:

@@ -1,4 +1,5 @@
 import lzma
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,21 @@ MODELS = {
     "cifar10_resnext11_4x8d_C_nested": SAMPLE,
     **{path.name.removesuffix(".t7.xz"): path for path in sorted((FIXTURES / "models").glob("*.t7.xz"))},
 }
+
+
+@pytest.fixture(autouse=True, scope="session")
+def offline():
+    """No test may look beyond this machine; one that does fails at once instead of waiting for an answer."""
+    resolve = socket.getaddrinfo
+
+    def refuse(host, *arguments, **options):
+        if host not in ("localhost", "127.0.0.1", "::1"):
+            raise socket.gaierror(socket.EAI_NONAME, f"tests are offline, and {host} is not this machine")
+        return resolve(host, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", refuse)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 import resnext
-from resnext.weights import WeightsError, read_state_dict
+from resnext.checkpoint import WeightsError, read_state_dict
 from resnext.zoo import ARCHITECTURES, Architecture, get_architecture, parse_name
 from tests.conftest import FIXTURES, randomize, relative_error, torch7_output
 
@@ -207,10 +207,6 @@ def test_missing_file_and_folder(tmp_path):
     refused(tmp_path, "cannot be read: Is a directory")
 
 
-def test_url_is_not_a_path():
-    refused("https://host/weights.pth", "expected the path of a file; download it first")
-
-
 @pytest.mark.parametrize("cut", [100, 1000, -100])
 def test_truncated_files(pth, state_dict, sample, tmp_path, cut):
     for path in (pth, sample):
@@ -281,10 +277,3 @@ def test_t7_that_is_no_resnext(tmp_path):
 
 def test_read_state_dict_gives_plain_tensors(pth, state_dict):
     assert {k: v.shape for k, v in read_state_dict(pth).items()} == {k: v.shape for k, v in state_dict.items()}
-
-
-def test_pretrained_says_what_to_do():
-    with pytest.raises(WeightsError, match=r"resnext_50_32x4d.t7, then run 'python conversion/build_weights.py"):
-        resnext.create("resnext50_32x4d", pretrained=True)
-    with pytest.raises(WeightsError, match="no weights were published for resnext29_8x64d"):
-        resnext.create("resnext29_8x64d", pretrained=True)

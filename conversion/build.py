@@ -1,0 +1,85 @@
+"""One Torch7 file to one artifact: read, map, prove, write. What the command line and `pretrained=True` share."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conversion import artifact, mapping, t7, verify
+from resnext.download import sha256_of
+
+
+class ProofError(RuntimeError):
+    """The converted network does not do what the file's own graph does; nothing was written. `proof` says where."""
+
+    def __init__(self, path: Path, proof: verify.Proof) -> None:
+        super().__init__(f"{path}: the proof failed, nothing is written: {proof.reason}")
+        self.proof = proof
+
+
+@dataclass(frozen=True)
+class Built:
+    """What came out; `proof` is None where it was left out."""
+
+    artifact: artifact.Artifact
+    proof: verify.Proof | None
+
+
+def build(
+    path: Path,
+    directory: Path,
+    *,
+    license_: str,
+    sha256: str | None = None,
+    expected: str | None = None,
+    file_format: str = "pth",
+    prove: bool = True,
+    progress: bool = True,
+) -> Built:
+    """Convert a Torch7 ResNeXt checkpoint and write it with its sidecar into `directory`.
+
+    Args:
+        path: the Torch7 file.
+        directory: where to write; made where missing.
+        license_: licence of the weights, for the sidecar.
+        sha256: digest of the Torch7 file where it is known already.
+        expected: the architecture that it must be, e.g. `resnext50_32x4d`.
+        file_format: "pth" or "safetensors".
+        prove: compare with the file's own graph (`verify`).
+        progress: show progress bars if stderr is a terminal.
+
+    Raises T7Error for a file that is not such a checkpoint, ProofError, and OSError for trouble with `directory`.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # the digest takes as long as the conversion: side by side
+        digest = pool.submit(_digest, path, sha256)
+        conversion = mapping.convert(t7.load(path), _bar("reading", progress))
+        name = conversion.architecture.name
+        if expected not in (None, name):
+            raise t7.T7Error(f"expected {expected}, got {name}", path=str(path))
+        proof = verify.verify(conversion, _bar("proving", progress)) if prove else None
+        if proof is not None and not proof.passed:
+            raise ProofError(path, proof)
+        source = artifact.SourceFile(path.name, path.stat().st_size, digest.result(), license_)
+    record = artifact.make_record(conversion, source, proof)
+    return Built(artifact.write_artifact(conversion.state_dict, record, directory, file_format), proof)
+
+
+def _digest(path: Path, known: str | None) -> str:
+    return known or sha256_of(path)
+
+
+def _bar(what: str, progress: bool) -> Callable[[list[Any]], Iterable[Any]]:
+    """A progress bar for loops, on a terminal alone."""
+
+    def wrap(items: list[Any]) -> Iterable[Any]:
+        if not progress or not sys.stderr.isatty():
+            return items
+        from tqdm import tqdm
+
+        return tqdm(items, desc=what, leave=False)
+
+    return wrap

@@ -1,0 +1,108 @@
+"""Weights in files: what a file is, and how it becomes a state_dict."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class WeightsError(RuntimeError):
+    """Weights that cannot be had or do not fit. Says which file, what was expected, what came and what to do."""
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The state_dict in a `.pth`, `.safetensors` or Torch7 `.t7` file, told apart by content; float32.
+
+    A state_dict inside a checkpoint (under `state_dict` or `model`) and the prefix `module.` of DataParallel are
+    unwrapped; BatchNorm counters, which ports from older PyTorch lack, are added as 0. The tensors of a `.pth` are
+    memory-mapped copy-on-write: replace the file, but do not write into it, while they are in use.
+
+    Raises WeightsError that names the file, what was expected and what came.
+    """
+    shown = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise WeightsError(f"{shown}: cannot be read: {error.strerror or error}") from None
+    if head.startswith(b"PK\x03\x04") or head[:1] == b"\x80":
+        loaded = _read_pth(shown, mmap=head.startswith(b"PK"))
+    elif head[8:9] == b"{":
+        loaded = _read_safetensors(shown)
+    elif _looks_like_t7(head):
+        return _convert_t7(shown)
+    else:
+        raise WeightsError(f"{shown}: expected a .pth, .safetensors or Torch7 .t7 file, got {_describe(head)}")
+    return _plain_state_dict(shown, loaded)
+
+
+def _read_pth(path: str, *, mmap: bool) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            f"{path}: expected a .pth with a plain state_dict (it is loaded with weights_only=True), but: {reason}"
+        ) from None
+
+
+def _read_safetensors(path: str) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise WeightsError(f"{path}: reading it needs the safetensors package: pip install safetensors") from None
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: expected a whole .safetensors file, but: {error}") from None
+
+
+def _looks_like_t7(head: bytes) -> bool:
+    """A table or an object as root: type 3 or 4 as int32 in either byte order, or as a line of text."""
+    return head[:4] in (b"\3\0\0\0", b"\4\0\0\0", b"\0\0\0\3", b"\0\0\0\4") or head[:2] in (b"3\n", b"4\n")
+
+
+def _convert_t7(path: str) -> dict[str, Tensor]:
+    try:
+        from conversion import mapping, t7
+    except ImportError as error:
+        raise WeightsError(f"{path}: converting it needs {error.name}: pip install torchfile numpy") from None
+    try:
+        return mapping.convert(t7.load(path)).state_dict
+    except t7.T7Error as error:
+        raise WeightsError(str(error)) from error
+
+
+def _describe(head: bytes) -> str:
+    text = head.lstrip()
+    if not head:
+        return "an empty file"
+    if text.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer; fetch the file itself (git lfs pull)"
+    if text.startswith(b"<"):
+        return "an HTML or XML page (a failed download?)"
+    return f"something that starts with {head[:8]!r}"
+
+
+def _plain_state_dict(path: str, loaded: Any) -> dict[str, Tensor]:
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise WeightsError(f"{path}: expected a state_dict, got {type(loaded).__name__}")
+    state_dict: dict[str, Tensor] = {}
+    for name, value in loaded.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise WeightsError(f"{path}: expected a state_dict of tensors, got {type(value).__name__} under {name!r}")
+        state_dict[name] = value.float() if value.is_floating_point() else value
+    if all(name.startswith("module.") for name in state_dict):
+        state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}
+    for name in [name for name in state_dict if name.endswith(".running_var")]:
+        state_dict.setdefault(name.replace("running_var", "num_batches_tracked"), torch.tensor(0))
+    return state_dict

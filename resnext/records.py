@@ -1,0 +1,77 @@
+"""What is published: the records of `weights.json`, in which every figure's source stands beside it."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resnext.checkpoint import WeightsError
+
+RECORDS = Path(__file__).with_name("weights.json")
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """A `.pth` that can be downloaded as it is."""
+
+    file: str
+    urls: tuple[str, ...]
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Torch7Source:
+    """The authors' Torch7 file. `size` as they state it; `sha256` is None where nobody has stated any."""
+
+    file: str
+    urls: tuple[str, ...]
+    size: str
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is published of one architecture. Every figure's source stands beside it in `weights.json`."""
+
+    architecture: str
+    hosted: Hosted | None
+    torch7: Torch7Source
+    top1_error: float
+    parameters: int
+    license: str
+    license_url: str
+
+
+@functools.cache
+def records() -> Mapping[str, Record]:
+    """The records by architecture, e.g. `resnext50_32x4d`."""
+    return {name: _record(data) for name, data in json.loads(RECORDS.read_text(encoding="utf-8")).items()}
+
+
+def _record(data: dict[str, Any]) -> Record:
+    hosted, torch7 = data["hosted"], data["torch7"]
+    return Record(
+        data["architecture"],
+        Hosted(hosted["file"], tuple(hosted["urls"]), hosted["size"], hosted["sha256"]) if hosted else None,
+        Torch7Source(torch7["file"], tuple(torch7["urls"]), torch7["size"], torch7["sha256"]),
+        data["top1_error"],
+        data["parameters"],
+        data["license"],
+        data["license_url"],
+    )
+
+
+def get_record(architecture: str) -> Record:
+    """The record of an architecture. Raises WeightsError that says which there are."""
+    try:
+        return records()[architecture]
+    except KeyError:
+        raise WeightsError(
+            f"no weights were published for {architecture}; pretrained=True works for {', '.join(records())}. "
+            "Load a checkpoint of your own with weights=PATH"
+        ) from None
