@@ -1,4 +1,4 @@
-"""torch.hub entry points: `torch.hub.load('org/resnext', 'resnext50_32x4d_typeC', weights=PATH)`."""
+"""torch.hub entry points: `torch.hub.load('org/resnext', 'resnext50_32x4d_typeC', pretrained=True)`."""
 
 from collections.abc import Callable as _Callable
 from os import PathLike as _PathLike
@@ -14,7 +14,7 @@ _ARGUMENTS = """
     Args:
         pretrained (bool): load the authors' weights (CC BY-NC 4.0).
         progress (bool): show a progress bar where something is downloaded.
-        weights (path): a .pth, .safetensors or Torch7 .t7 file to load instead.
+        weights (str): path or URL of a .pth, .safetensors or Torch7 .t7 file to load instead.
         num_classes (int): number of logits; by default that of the weights, else of the data set in the paper. Where
             the weights have another number, the body is loaded, the classifier is new, and a warning says so.
         in_channels (int): channels of the input image.
