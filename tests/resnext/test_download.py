@@ -1,5 +1,6 @@
 """The downloader against a real server on loopback: whole files, resumed ones, and servers that need patience."""
 
+import os
 import time
 
 import pytest
@@ -132,6 +133,20 @@ def test_a_partial_file_that_is_whole_needs_no_transfer(server, target):
     fetch(server, target)
     assert_arrived(target)
     assert server.requests == []
+
+
+def test_the_file_gets_its_name_in_one_step(server, target, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(server, target)
+    assert not target.exists()
+    fetch(server, target)
+    assert_arrived(target)
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("progress", [True, False])

@@ -70,10 +70,13 @@ def test_somebodys_own_checkpoint_in_the_cache_is_not_taken_for_it(record, home,
     assert site.asked == [T7]
 
 
-def test_a_truncated_file_in_the_cache_is_made_again(record, home, site):
+def test_a_truncated_file_in_the_cache_is_made_again(record, home, site, monkeypatch):
     resnext.create(NAME, pretrained=True, progress=False)
     path = next(home.glob("*.pth"))
     os.truncate(path, 1000)
+    with monkeypatch.context() as patch:
+        patch.setenv("RESNEXT_OFFLINE", "1")
+        refused(f"{path}: 1000 bytes in the cache, expected 40415")
     assert_right(resnext.create(NAME, pretrained=True, progress=False))
     assert site.asked == [T7, T7]
 
