@@ -19,11 +19,22 @@ from typing import Any, BinaryIO
 
 import torchfile
 
-from conversion.t7_objects import LuaFunction, MissingFieldError, Node, Role, T7Error, Table, TorchObject, join_path
+from conversion.t7_objects import (
+    LuaFunction,
+    MissingFieldError,
+    Node,
+    Role,
+    T7Error,
+    Table,
+    TorchObject,
+    format_key,
+    join_path,
+    walk,
+)
 from conversion.t7_stream import AsciiPrimitives, BinaryPrimitives, detect_encoding
 from conversion.t7_tensors import Source, Storage, Tensor, fill_tensor, read_storage
 
-__all__ = ["LuaFunction", "MissingFieldError", "Storage", "T7Error", "Table", "Tensor", "TorchObject", "load"]
+__all__ = ["LuaFunction", "MissingFieldError", "Storage", "T7Error", "Table", "Tensor", "TorchObject", "load", "walk"]
 
 MAX_DEPTH = 200  # nested objects; ResNeXt-50 needs 22, and each level takes three or four of Python's 1,000 frames
 # A damaged or hostile file could hold nothing but tiny values: bounded, so that memory and time are. Resnets of 1,000
@@ -31,6 +42,7 @@ MAX_DEPTH = 200  # nested objects; ResNeXt-50 needs 22, and each level takes thr
 MAX_VALUES = 1_000_000
 MAX_OBJECTS = 250_000
 MAX_STRING_BYTES = 16 * 2**20
+MAX_CLASS_NAME = 200
 
 _CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _TENSOR = re.compile(r"torch\.(Cuda)?(Byte|Char|Short|Int|Long|Half|Float|Double)?(Tensor|Storage)")
@@ -52,7 +64,9 @@ def load(path: str | os.PathLike[str]) -> Any:
             try:
                 return _read(file, source)
             except T7Error as error:
-                raise T7Error(error.cause, path=shown, offset=error.offset, object_path=error.object_path) from None
+                cause, offset, object_path = error.cause, error.offset, error.object_path
+            # raised here, not in the handler: a chained error would keep alive all that was read
+            raise T7Error(cause, path=shown, offset=offset, object_path=object_path)
     except OSError as error:
         raise T7Error(f"cannot be read: {error.strerror or error}", path=shown) from None
     except ValueError as error:  # a NUL in the path
@@ -65,21 +79,23 @@ def _read(file: BinaryIO, source: Source) -> Any:
     encoding = detect_encoding(file.peek(64)[:64], source.size)  # type: ignore[attr-defined]
     if encoding == "ascii":
         return _AsciiReader(file, source.size).read_file(source)
-    reader = _BinaryReader(file, source.size, encoding, 8)
-    try:
-        return reader.read_file(source)
-    except T7Error as error:
-        # Nothing in the file says how long its longs are. A file of the one kind does not parse as the other.
-        if not reader.read_longs:
-            raise
-        first = error.with_traceback(None)  # the traceback holds what was read so far
-        del reader
-    file.seek(0)
-    try:
-        return _BinaryReader(file, source.size, encoding, 4).read_file(source)
-    except T7Error as second:
-        further = max(first, second, key=lambda error: error.offset or 0)
-    raise further
+    failures = []
+    for long_size in (8, 4):  # nothing in the file says which
+        file.seek(0)
+        reader = _BinaryReader(file, source.size, encoding, long_size)
+        try:
+            root = reader.read_file(source)
+        except T7Error as error:
+            # a new error, since this one's traceback holds all that was read
+            again = T7Error(error.cause, offset=error.offset, object_path=error.object_path)
+            failures.append((reader.position, again))
+            if not reader.read_longs:
+                break
+        else:
+            # Only one of the two fits a tensor. A storage alone may also be one of 8-byte longs that lacks 4 bytes.
+            if long_size == 8 or reader.tensors:
+                return root
+    raise max(failures, key=lambda failure: failure[0])[1]  # of the reading that got further
 
 
 class _ObjectReader(torchfile.T7Reader):
@@ -89,7 +105,7 @@ class _ObjectReader(torchfile.T7Reader):
         self.source = source
         self.objects: dict[int, tuple[int, Any]] = {}  # index -> type in the file, object
         self.trail: list[object] = []  # keys from the root to the object being read
-        self.values = self.string_bytes = 0
+        self.values = self.string_bytes = self.tensors = 0
         try:
             root = self.read_obj(None, None)
         except T7Error as error:
@@ -97,7 +113,7 @@ class _ObjectReader(torchfile.T7Reader):
             raise T7Error(error.cause, offset=error.offset, object_path=path) from None
         except RecursionError:
             cause = f"nested too deep for Python's recursion limit, at depth {len(self.trail)}"
-            raise T7Error(cause, offset=self.item) from None
+            raise T7Error(cause, offset=self.item, object_path=join_path(self.trail)) from None
         if self.position != self.size:
             raise T7Error(
                 f"{self.size - self.position} bytes are left after the root object; expected none",
@@ -177,9 +193,9 @@ class _ObjectReader(torchfile.T7Reader):
         version, name = 0, self._ascii_name(self.read_text("a version"))
         if name.startswith("V "):
             if not name[2:].isdigit() or len(name) > 8:
-                raise self.fail(f"expected a version such as 'V 1', got {name!r}")
+                raise self.fail(f"expected a version such as 'V 1', got {name[:64]!r}")
             version, name = int(name[2:]), self._ascii_name(self.read_text("a class name"))
-        if not _CLASS_NAME.fullmatch(name):
+        if len(name) > MAX_CLASS_NAME or not _CLASS_NAME.fullmatch(name):
             raise self.fail(f"expected a class name such as nn.Linear, got {name[:64]!r}")
         if match := _TENSOR.fullmatch(name):
             if not (match[1] or match[2]):
@@ -222,7 +238,7 @@ class _ObjectReader(torchfile.T7Reader):
             if key is None or key != key:
                 raise self.fail("a table key is nil or NaN, which Lua does not allow")
             if key in fields:
-                raise self.fail(f"the key {key!r} appears twice in one table")
+                raise self.fail(f"the key {format_key(key).removeprefix('.')} appears twice in one table")
             value = self.read_obj(node, key)
             if value is not None:  # assigning nil is leaving out
                 items[fields._hashed(key)] = value

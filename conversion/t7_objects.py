@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,13 +28,6 @@ class T7Error(ValueError):
         place += [object_path] if object_path else []
         super().__init__(": ".join([*place, cause]))
 
-    def __reduce__(self) -> tuple[Any, ...]:  # keyword arguments do not survive the default pickling of exceptions
-        return _rebuild_error, (type(self), self.cause, self.path, self.offset, self.object_path)
-
-
-def _rebuild_error(cls: type[T7Error], cause: str, path: str, offset: int | None, object_path: str) -> T7Error:
-    return cls(cause, path=path, offset=offset, object_path=object_path)
-
 
 class MissingFieldError(T7Error, KeyError):
     """A look-up of a key or field that the object does not have."""
@@ -57,6 +50,8 @@ def format_key(key: object) -> str:
         return '["' + shown.encode("unicode_escape", "surrogatepass").decode("ascii").replace('"', '\\"') + '"]'
     if isinstance(key, bool):
         return "[true]" if key else "[false]"
+    if isinstance(key, Node):  # its own path is left out: that can lead through more such keys, and theirs through more
+        return f"[<{getattr(key, 'class_name', type(key).__name__)}>]"
     return f"[{key!r}]"
 
 
@@ -188,3 +183,15 @@ class LuaFunction(Node):
 
     def __repr__(self) -> str:
         return f"<function of {self.size} bytes at {self.path or 'the root'}>"
+
+
+def walk(root: Any, children: Callable[[Any], Iterable[Any]] = Mapping.values) -> Iterator[Table | TorchObject]:
+    """Every table and object that can be reached from `root`, each once, in the order of the file."""
+    seen: set[Any] = set()
+    stack = [root]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, (Table, TorchObject)) and value not in seen:
+            seen.add(value)
+            yield value
+            stack += reversed(list(children(value)))

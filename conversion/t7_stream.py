@@ -65,10 +65,15 @@ class BinaryLayout:
         return np.dtype(self.order + name)
 
     def read(self, storage: Storage, start: int, count: int) -> np.ndarray:
-        stored = self.stored(storage.dtype)
-        array = np.empty(count, stored)
-        storage.source.read(storage.offset + start * stored.itemsize, array)
-        return array.astype(storage.dtype, copy=False)
+        stored, array = self.stored(storage.dtype), np.empty(count, storage.dtype)
+        if stored == array.dtype:
+            storage.source.read(storage.offset + start * stored.itemsize, array)
+            return array
+        for first in range(0, count, _CHUNK):  # in parts, for a copy of the whole would need the memory again
+            part = np.empty(min(_CHUNK, count - first), stored)
+            storage.source.read(storage.offset + (start + first) * stored.itemsize, part)
+            array[first : first + len(part)] = part
+        return array
 
 
 class AsciiLayout:
@@ -85,21 +90,25 @@ class AsciiLayout:
             storage.source.read(offset, chunk)
             text, newline, _ = chunk.tobytes().partition(b"\n")
             offset, left = offset + len(chunk), left - len(chunk)
-            words = (tail + text).split(b" ")
+            text = tail + text
+            if b"_" in text:  # Python would take 1_0 for 10
+                raise T7Error("a value is not a number")
+            words = text.split(b" ")
             tail = b"" if newline else words.pop()
-            values = self._parse(words, storage)
+            values = self._parse(words, storage.dtype)
             keep = values[max(start - index, 0) : start + count - index]
             array[max(index - start, 0) :][: len(keep)] = keep
             index += len(values)
         return array
 
     @staticmethod
-    def _parse(words: list[bytes], storage: Storage) -> np.ndarray:
+    def _parse(words: list[bytes], dtype: np.dtype[Any]) -> np.ndarray:
+        kind = float if dtype.kind == "f" else int
         try:
-            kind = float if storage.dtype.kind == "f" else int
-            return np.array([kind(word) for word in words], storage.dtype)
-        except (ValueError, OverflowError):
-            raise storage.error(f"a value is not a number of type {storage.dtype}") from None
+            with np.errstate(over="raise"):
+                return np.array([kind(word) for word in words], dtype)
+        except (ValueError, OverflowError, FloatingPointError):
+            raise T7Error(f"a value is not a number of type {dtype}") from None
 
 
 class _Primitives(torchfile.T7Reader):
@@ -192,9 +201,11 @@ class AsciiPrimitives(_Primitives):
 
     def _number(self, kind: type, line: bytes, what: str) -> Any:
         try:
-            return kind(line)
+            if b"_" not in line:  # Python would take 1_0 for 10
+                return kind(line)
         except ValueError:
-            raise self.fail(f"expected {what}, got {line[:40]!r}") from None
+            pass
+        raise self.fail(f"expected {what}, got {line[:40]!r}")
 
     def read_int(self) -> int:
         value: int = self._number(int, self._line(32, "an int"), "an int")
@@ -234,10 +245,13 @@ class AsciiPrimitives(_Primitives):
         while n:
             chunk = self.f.readline(_CHUNK)
             self.position += len(chunk)
-            words += chunk.count(b" ")
+            spaces = chunk.count(b" ")
+            words += spaces
             if chunk.endswith(b"\n"):
                 break
-            if not chunk:
+            if len(chunk) < _CHUNK:
                 raise self.fail("truncated: the values of the storage do not end in a newline")
+            if spaces * 32 < len(chunk):  # a number takes 25 bytes at most
+                raise self.fail("the values of the storage are too long to be numbers")
         if n and words != n:
             raise self.fail(f"a storage of {n} values holds {words}")

@@ -67,9 +67,9 @@ class Source:
                     unchanged = bool(count)
                     view = view[count:]
         except OSError as error:
-            raise T7Error(f"cannot be read any more: {error.strerror}", path=self.path, offset=offset) from error
+            raise T7Error(f"cannot be read any more: {error.strerror}", offset=offset) from error
         if not unchanged:
-            raise T7Error("the file has changed since it was loaded; load it again", path=self.path, offset=offset)
+            raise T7Error("the file has changed since it was loaded; load it again", offset=offset)
 
 
 class Storage(Node):
@@ -95,8 +95,17 @@ class Storage(Node):
         return self.count * self.dtype.itemsize
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """A new array of `count` values from `start`: aligned, native byte order, the caller's own."""
-        return self.layout.read(self, start, count)
+        """A new array of `count` values from `start`: aligned, native byte order, the caller's own.
+
+        Raises T7Error if the file has changed, or if there is not the memory for the values.
+        """
+        try:
+            return self.layout.read(self, start, count)
+        except MemoryError:
+            cause, offset = f"{count} values of type {self.dtype} do not fit in memory", self.offset
+        except T7Error as error:
+            cause, offset = error.cause, error.offset or self.offset
+        raise T7Error(cause, path=self.source.path, offset=offset, object_path=self.path)
 
     def numpy(self) -> np.ndarray:
         """The values, shape (count,). Arrays taken from one storage share memory as long as one of them lives."""
@@ -190,6 +199,8 @@ def fill_tensor(reader: Any, tensor: Tensor) -> None:
     ndim = reader.read_int()
     if not 0 <= ndim <= MAX_NDIM:
         raise reader.fail(f"{ndim} dimensions; expected 0 to {MAX_NDIM}")
+    reader.tensors += 1
+    reader.values += 2 * ndim  # the numbers that are kept count against the reader's limit
     shape, strides = reader.read_long_array(ndim), reader.read_long_array(ndim)
     offset = reader.read_long()
     start = reader.item
@@ -197,7 +208,8 @@ def fill_tensor(reader: Any, tensor: Tensor) -> None:
     reader.item = start  # faults of the geometry are found here, at the offset's place
     expected = tensor.class_name.replace("Tensor", "Storage")
     if storage is not None and (not isinstance(storage, Storage) or storage.class_name != expected):
-        raise reader.fail(f"{tensor.class_name} over {storage!r}; expected {expected}")
+        found = repr(storage) if isinstance(storage, Node) else f"a value of type {type(storage).__name__}"
+        raise reader.fail(f"{tensor.class_name} over {found}; expected {expected}")
     if offset < 1:
         raise reader.fail(f"storage offset {offset}; it counts from 1")
     if any(size < 0 for size in shape):
