@@ -37,12 +37,12 @@ def test_eight_processes_make_one_transfer(hosted, home, site):
 
 
 def test_a_process_killed_at_any_moment_leaves_nothing_that_passes_for_whole(hosted, home, site):
-    site.delay = 0.003  # 62 steps: about 0.2 s for the whole file
+    site.delay = 0.001  # 62 steps: about 0.1 s for the whole file
     moments, killed = random.Random(0), 0
     while killed < 20:
         process = fork.Process(target=resolve)
         process.start()
-        time.sleep(moments.uniform(0, 0.2))
+        time.sleep(moments.uniform(0, 0.1))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         killed += process.exitcode == -signal.SIGKILL
