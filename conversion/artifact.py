@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,6 +97,7 @@ def write_artifact(
     temporary: list[Path] = []
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        _remove_stale(directory)
         save = _save_pth if file_format == "pth" else _save_safetensors
         weights = _write_temporary(directory, lambda file: save(state_dict, record, file), temporary)
         path = directory / f"{record['arch']}_type{record['form']}-{weights.sha256[:8]}.{file_format}"
@@ -102,8 +105,8 @@ def write_artifact(
         record = {**record, "file": file}
         text = json.dumps(record, indent=2) + "\n"
         sidecar = _write_temporary(directory, lambda file: file.write(text.encode()), temporary)
-        os.replace(sidecar.path, path.with_suffix(".json"))
         os.replace(weights.path, path)
+        os.replace(sidecar.path, path.with_suffix(".json"))
         return Artifact(path, path.with_suffix(".json"), record)
     except BaseException:
         for leftover in temporary:
@@ -134,6 +137,14 @@ class _HashingFile:
 
     def flush(self) -> None:
         self.file.flush()
+
+
+def _remove_stale(directory: Path) -> None:
+    """Delete what a process that was killed left half-written, a day ago or earlier."""
+    for path in directory.glob(".writing-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > 86_400:
+                path.unlink()
 
 
 def _write_temporary(directory: Path, save: Callable[[Any], Any], temporary: list[Path]) -> _Written:

@@ -54,9 +54,10 @@ def build(
 
     Raises T7Error for a file that is not such a checkpoint, ProofError, and OSError for trouble with `directory`.
     """
+    root = t7.load(path)  # no values yet; refuses what is no Torch7 file before it is read for its digest
     with concurrent.futures.ThreadPoolExecutor(1) as pool:  # the digest takes as long as the conversion: side by side
         digest = pool.submit(_digest, path, sha256)
-        conversion = mapping.convert(t7.load(path), _bar("reading", progress))
+        conversion = mapping.convert(root, _bar("reading", progress))
         name = conversion.architecture.name
         if expected not in (None, name):
             raise t7.T7Error(f"expected {expected}, got {name}", path=str(path))
@@ -78,7 +79,7 @@ def _bar(what: str, progress: bool) -> Callable[[list[Any]], Iterable[Any]]:
     def wrap(items: list[Any]) -> Iterable[Any]:
         if not progress or not sys.stderr.isatty():
             return items
-        from tqdm import tqdm
+        from torch.hub import tqdm  # type: ignore[attr-defined]  # tqdm, or a stand-in where it is not installed
 
         return tqdm(items, desc=what, leave=False)
 

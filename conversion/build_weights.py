@@ -16,6 +16,7 @@ import contextlib
 import gc
 import json
 import lzma
+import signal
 import sys
 import tempfile
 import time
@@ -33,20 +34,19 @@ SAMPLE = ROOT / "conversion" / "sample" / "cifar10_resnext11_4x8d_C_nested.t7.xz
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         with _uncollected():
-            from conversion import build
-            from resnext.checkpoint import WeightsError
-            from resnext.transport import DownloadError
+            from conversion.build import ProofError
+        try:
+            _run(options)
+        except ProofError as error:
+            print(error.proof.table(), file=sys.stderr)
+            return _fail(error, 1)
+        sys.stdout.flush()
     except ImportError as error:
         return _fail(f"{error}: pip install -r requirements.txt")
-    try:
-        _run(options)
-    except build.ProofError as error:
-        print(error.proof.table(), file=sys.stderr)
-        return _fail(error, 1)
-    except (ValueError, DownloadError, WeightsError) as error:  # T7Error is a ValueError
+    except (ValueError, RuntimeError) as error:  # T7Error is a ValueError, DownloadError and WeightsError the other
         return _fail(error)
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else error)
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("weights"), metavar="DIR", help="default: ./weights")
     parser.add_argument("--format", choices=("pth", "safetensors"), default="pth", help="default: pth")
     parser.add_argument("--no-verify", action="store_true", help="leave out the proof (the sidecar will say so)")
-    parser.add_argument("--json", action="store_true", help="print a JSON object instead of the summary")
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each network, no summary")
     parser.add_argument(
         "--publish",
         metavar="BASE_URL",
@@ -115,12 +115,13 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _build_official(arch: str | None, options: argparse.Namespace) -> None:
+    from resnext.cache import locked
     from resnext.records import get_record, records
-    from resnext.weights import locked, torch7_file
+    from resnext.weights import torch7_file
 
     names = list(records()) if options.all else [arch or "resnext50_32x4d"]
     for record in [get_record(name) for name in names]:
-        with locked(record.architecture), torch7_file(record) as (path, sha256):
+        with locked(record.architecture), torch7_file(record, progress=sys.stderr.isatty()) as (path, sha256):
             _build(path, record.architecture, record.license, options, sha256)
 
 
@@ -211,4 +212,5 @@ def _table(built: Any, url: str | None, seconds: float) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is cleared away
     sys.exit(main())

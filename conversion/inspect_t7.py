@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 if __name__ == "__main__":  # run as a script: this folder would shadow top-level modules of the same names
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -85,9 +85,15 @@ def _leaf(value: Any) -> str:
     )
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"inspect_t7: {message} (see --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", help="a file that Torch7's torch.save wrote")
     path = parser.parse_args(arguments).file
     try:
@@ -99,9 +105,13 @@ def main(arguments: list[str] | None = None) -> int:
         for line in lines(root):
             print(line)
         modules, parameters = count_parameters(root)
-        print(f"{os.path.basename(path)}: {modules} modules with parameters, {parameters:,} parameters")
+        print(f"{os.path.basename(path)}: {modules} modules with parameters, {parameters:,} parameters", flush=True)
     except BrokenPipeError:  # piped into head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the flush at exit fail
+    except OSError as error:
+        print(f"inspect_t7: cannot print: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 2
     return 0
 
 

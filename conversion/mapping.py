@@ -17,8 +17,8 @@ from torch import nn
 from conversion.structure import ConvNorm, Network, find_model, recognise
 from conversion.t7 import T7Error, Tensor, TorchObject
 from conversion.values import ParameterReader, whole_number
+from resnext.architecture import Architecture
 from resnext.model import ResNeXt
-from resnext.zoo import Architecture
 
 _POOLED_STRIDE = {"imagenet": 32, "cifar": 4}  # pixels of the input to one of the last feature map
 
@@ -161,7 +161,8 @@ def _check_pooling(network: Network, empty: ResNeXt, architecture: Architecture)
     pool = network.average_pooling
     height, width = whole_number(pool, "kH"), whole_number(pool, "kW")
     padded = whole_number(pool, "padH", 0) or whole_number(pool, "padW", 0)
-    if height != width or height < 1 or padded or pool.get("divide", True) is not True:
+    strides = whole_number(pool, "dH", 1), whole_number(pool, "dW", 1)
+    if height != width or not 1 <= height <= 64 or padded or min(strides) < 1 or pool.get("divide", True) is not True:
         raise pool.error(f"expected an average over a whole square feature map, got {height}x{width}, padding {padded}")
     for block in network.blocks:
         if block.join is not None:

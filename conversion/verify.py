@@ -6,8 +6,9 @@ torchvision can be imported, its model with the same weights must agree as well.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 
 from conversion import graph
 from conversion.mapping import Conversion
+from resnext.architecture import Architecture
 from resnext.model import ResNeXt
-from resnext.zoo import Architecture
 
 LOGITS_TOLERANCE = 1e-6  # relative (norm), in float32: what another order of the same sums amounts to
 BATCH = 2
@@ -92,7 +93,11 @@ def verify(conversion: Conversion, progress: Callable[[list[Any]], Iterable[Any]
     networks = [(literal, literal_stages), (converted.eval(), _stages(converted))]
     if reference is not None:
         networks.append((reference, {}))
-    outputs = [_run(network, stages, images) for network, stages in progress(networks)]
+    with _one_thread():
+        try:
+            outputs = [_run(network, stages, images) for network, stages in progress(networks)]
+        except RuntimeError as error:  # shapes that do not fit, say
+            raise conversion.model.error(f"the file's graph cannot be run: {str(error).splitlines()[0]}") from None
 
     expected, got = outputs[0], outputs[1]
     stages = [compare(name, got[name], expected[name]) for name in conversion.stages]
@@ -109,6 +114,17 @@ def verify(conversion: Conversion, progress: Callable[[list[Any]], Iterable[Any]
         worst = next(item for item in [*stages, logits] if item.name == first)
         reason += f"; first to differ: {first}, by {worst.relative_error:.1e}"
     return Proof(passed, reason, stages, logits, first, why_not, image_size=size)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """The order of sums, and so the last digits of the proof, must not depend on how many cores there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def compare(name: str, got: Tensor, expected: Tensor) -> Comparison:

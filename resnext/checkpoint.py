@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,14 +38,15 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     elif _looks_like_t7(head):
         return _convert_t7(shown)
     else:
-        raise WeightsError(f"{shown}: expected a .pth, .safetensors or Torch7 .t7 file, got {_describe(head)}")
+        looks = foreign(head) or (f"something that starts with {head[:8]!r}" if head else "an empty file")
+        raise WeightsError(f"{shown}: expected a .pth, .safetensors or Torch7 .t7 file, got {looks}")
     return _plain_state_dict(shown, loaded)
 
 
 def _read_pth(path: str, *, mmap: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # a damaged pickle raises whatever it likes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
             f"{path}: expected a .pth with a plain state_dict (it is loaded with weights_only=True), but: {reason}"
@@ -74,20 +76,22 @@ def _convert_t7(path: str) -> dict[str, Tensor]:
     except ImportError as error:
         raise WeightsError(f"{path}: converting it needs {error.name}: pip install torchfile numpy") from None
     try:
-        return mapping.convert(t7.load(path)).state_dict
+        conversion = mapping.convert(t7.load(path))
     except t7.T7Error as error:
         raise WeightsError(str(error)) from error
+    if conversion.notes:
+        warnings.warn(f"{path}: {'; '.join(conversion.notes)}", stacklevel=5)
+    return conversion.state_dict
 
 
-def _describe(head: bytes) -> str:
-    text = head.lstrip()
-    if not head:
-        return "an empty file"
+def foreign(head: bytes) -> str | None:
+    """What comes instead of weights when a download goes wrong, by its first bytes; None for anything else."""
+    text = head[:256].removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer; fetch the file itself (git lfs pull)"
-    if text.startswith(b"<"):
+    if re.match(rb"<[!?a-zA-Z]", text):
         return "an HTML or XML page (a failed download?)"
-    return f"something that starts with {head[:8]!r}"
+    return None
 
 
 def _plain_state_dict(path: str, loaded: Any) -> dict[str, Tensor]:
@@ -100,7 +104,12 @@ def _plain_state_dict(path: str, loaded: Any) -> dict[str, Tensor]:
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise WeightsError(f"{path}: expected a state_dict of tensors, got {type(value).__name__} under {name!r}")
-        state_dict[name] = value.float() if value.is_floating_point() else value
+        counter = name.endswith("num_batches_tracked") and not value.is_complex() and not value.is_floating_point()
+        if value.layout != torch.strided or value.is_meta or not (value.is_floating_point() or counter):
+            raise WeightsError(
+                f"{path}: expected dense tensors of real numbers, got {value.dtype}, {value.layout} ({name})"
+            )
+        state_dict[name] = value.detach() if counter else value.detach().float()
     if all(name.startswith("module.") for name in state_dict):
         state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}
     for name in [name for name in state_dict if name.endswith(".running_var")]:

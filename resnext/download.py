@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from resnext.checkpoint import foreign
 from resnext.transport import PATIENCE, DownloadError, Patience, check_url, open_session, reason
 
 if TYPE_CHECKING:
@@ -66,15 +68,28 @@ def download(
     Raises DownloadError with what each URL gave, and OSError for trouble with the disk.
     """
     check_name(target.name)
+    if any(urlsplit(check_url(url)).scheme != "file" for url in urls) and importlib.util.find_spec("requests") is None:
+        raise DownloadError("downloading needs requests: pip install requests")
     failures = []
     for url in urls:
-        transfer = _Transfer(check_url(url), target, size, progress, patience)
+        transfer = _Transfer(url, target, size, progress, patience)
         try:
-            transfer.run()
+            try:
+                resumes = transfer.resume_point()[0] > 0
+                transfer.run()
+                return transfer.finish(sha256)
+            except _WrongFileError:
+                if not resumes:
+                    raise
+            transfer.run()  # the bytes from before were at fault, perhaps: once more, from the first one
             return transfer.finish(sha256)
         except DownloadError as error:
             failures.append(f"{url}: {error}")
     raise DownloadError("; ".join(failures) or "no URL to download from")
+
+
+class _WrongFileError(DownloadError):
+    """All bytes came, and they are not those expected; they are deleted."""
 
 
 class _InterruptedError(Exception):
@@ -97,11 +112,7 @@ class _Transfer:
         if urlsplit(self.url).scheme == "file":
             self._copy()
             return
-        try:
-            session = open_session(self.patience)
-        except ImportError:
-            raise DownloadError("downloading needs requests: pip install requests") from None
-        with session:
+        with open_session(self.patience) as session:
             best, failures, delay = self._bytes_there(), 0, self.patience.backoff
             while not (self.size is not None and self._bytes_there() == self.size):
                 try:
@@ -120,7 +131,7 @@ class _Transfer:
         import requests
         import urllib3
 
-        offset, validator = self._resume_point()
+        offset, validator = self.resume_point()
         headers = {"Range": f"bytes={offset}-", "If-Range": validator} if offset else {}
         try:
             response = session.get(self.url, headers=headers, stream=True, timeout=self.patience.timeout)
@@ -161,7 +172,8 @@ class _Transfer:
             file.truncate()
             self.notes.write_text(json.dumps({"url": self.url, "validator": validator}))
             for chunk in chunks:
-                if file.tell() == 0 and (looks := _foreign(chunk)):
+                if file.tell() == 0 and (looks := foreign(chunk)):
+                    self._discard()
                     raise DownloadError(f"expected a file of weights, got {looks}")
                 file.write(chunk)
                 bar.update(len(chunk))
@@ -172,11 +184,14 @@ class _Transfer:
 
     def _copy(self) -> None:
         source = Path(url2pathname(urlsplit(self.url).path))
+        if not source.is_file():
+            raise DownloadError("no such file")
         try:
-            with source.open("rb") as file:
-                self._receive(iter(lambda: file.read(_CHUNK), b""), 0, source.stat().st_size, "")
-        except FileNotFoundError:
-            raise DownloadError("no such file") from None
+            file = source.open("rb")
+        except OSError as error:
+            raise DownloadError(f"cannot be read: {error.strerror}") from None
+        with file:
+            self._receive(iter(lambda: file.read(_CHUNK), b""), 0, source.stat().st_size, "")
 
     def finish(self, sha256: str | None) -> str:
         """Check what came and give it its name. A wrong file is deleted."""
@@ -188,15 +203,15 @@ class _Transfer:
         if self.size not in (None, got_size) or not got.startswith(sha256 or ""):
             self._discard()
             if self.size not in (None, got_size):
-                raise DownloadError(f"expected {self.size} bytes, got {got_size}; deleted")
-            raise DownloadError(f"expected SHA-256 {sha256}, got {got}; deleted")
+                raise _WrongFileError(f"expected {self.size} bytes, got {got_size}; deleted")
+            raise _WrongFileError(f"expected SHA-256 {sha256}, got {got}; deleted")
         with self.partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(self.partial, self.target)
         self.notes.unlink(missing_ok=True)
         return got
 
-    def _resume_point(self) -> tuple[int, str]:
+    def resume_point(self) -> tuple[int, str]:
         """Bytes already there of the file that this URL had, and what tells whether it still has it."""
         try:
             notes = json.loads(self.notes.read_text())
@@ -237,10 +252,3 @@ def _validator(response: requests.Response) -> str:
     """What If-Range takes: a strong ETag, else the date of last modification, else nothing."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
-
-
-def _foreign(head: bytes) -> str | None:
-    text = head[:256].lstrip().lower()
-    if text.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer: the server does not hold the file itself"
-    return "an HTML page" if text.startswith((b"<!doctype", b"<html", b"<?xml")) else None

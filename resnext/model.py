@@ -111,7 +111,7 @@ class ResNeXt(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise as the official code does (ConvInit and BNInit in models/resnext.lua; nn.Linear's own weights)."""
+        """Initialise everything as the official code does (ConvInit and BNInit in models/resnext.lua)."""
         if self.fc.weight.is_meta:  # nothing to fill; and normal_ on meta tensors imports sympy, a second or so
             return
         for module in self.modules():
@@ -119,6 +119,9 @@ class ResNeXt(nn.Module):
                 kernel_height, kernel_width = module.kernel_size
                 std = math.sqrt(2 / (kernel_width * kernel_height * module.out_channels))
                 nn.init.normal_(module.weight, 0, std)
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()  # weight 1, bias 0
+        self.fc.reset_parameters()  # uniform within 1 / sqrt(inputs), as Torch7's own
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -154,8 +157,9 @@ def _check_configuration(
         raise ValueError(f"unknown stem {stem!r}; expected one of {', '.join(STEMS)}")
     if shortcut not in SHORTCUTS:
         raise ValueError(f"unknown shortcut type {shortcut!r}; expected one of {', '.join(SHORTCUTS)}")
-    if len(layers) not in (3, 4) or any(count < 1 for count in layers):
-        raise ValueError(f"layers {tuple(layers)}; expected the number of bottlenecks (1 or more) of 3 or 4 stages")
+    stages = 4 if stem == "imagenet" else 3
+    if len(layers) != stages or any(count < 1 for count in layers):
+        raise ValueError(f"layers {tuple(layers)}; expected the number of bottlenecks (1 or more) of {stages} stages")
     for name, value in (("cardinality", cardinality), ("base_width", base_width), ("num_classes", num_classes),
                         ("in_channels", in_channels)):  # fmt: skip
         if value < 1:

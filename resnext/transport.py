@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     import requests
 
-_STATUSES_TO_RETRY = (408, 429, 500, 502, 503, 504)
+_STATUSES_TO_RETRY = (408, 429, *range(500, 600))
 
 
 class DownloadError(RuntimeError):
@@ -38,11 +38,17 @@ PATIENCE = Patience()
 
 def check_url(url: str) -> str:
     """A URL that may be fetched: https, file, or http to this machine alone. Raises DownloadError."""
-    parts = urlsplit(url)
-    if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError as error:
+        raise DownloadError(f"refused {url}: {error}") from None
+    if parts.scheme == "http" and not _is_loopback(host):
         raise DownloadError(
             f"refused {url}: http is not safe against tampering; use https (http is for loopback alone)"
         )
+    if parts.scheme == "file" and host not in ("", "localhost"):
+        raise DownloadError(f"refused {url}: a file of another machine; expected file:///path")
     if parts.scheme not in ("http", "https", "file"):
         raise DownloadError(f"refused {url}: expected https://, file:// or http:// to loopback")
     return url

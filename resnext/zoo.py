@@ -1,108 +1,20 @@
-"""Architectures: what they are, what they are called, how to build one, and how to recognise one from its weights."""
+"""The networks by name, and the functions that build and load them."""
 
 from __future__ import annotations
 
 import difflib
-import itertools
 import os
 import re
 import warnings
-from collections.abc import Container, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
-import torch
 from torch import nn
 
+from resnext.architecture import IMAGENET_LAYERS, Architecture, check_shapes
 from resnext.checkpoint import WeightsError, read_state_dict
 from resnext.model import ResNeXt
 from resnext.weights import fetch, resolve_pretrained
-
-IMAGENET_LAYERS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-_NAME = re.compile(r"resnext(\d+)_(\d+)x(\d+)d(_cifar)?(?:_type([A-Z]))?")
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Everything that fixes the shapes of a network; the arguments of `ResNeXt`."""
-
-    layers: tuple[int, ...] = IMAGENET_LAYERS[50]
-    cardinality: int = 32
-    base_width: int = 4
-    stem: str = "imagenet"
-    shortcut: str = "B"
-    num_classes: int = 1000
-    in_channels: int = 3
-
-    @property
-    def depth(self) -> int:
-        """Convolutions on the longest path and the classifier: three for each bottleneck, and two."""
-        return 3 * sum(self.layers) + 2
-
-    @property
-    def name(self) -> str:
-        """`resnext50_32x4d`; classes, shortcut type and input channels do not show.
-
-        `_cifar` tells a CIFAR network from the ImageNet network of the same depth (101 is 9n + 2 as well).
-        """
-        ambiguous = self.stem == "cifar" and self.depth in IMAGENET_LAYERS
-        return f"resnext{self.depth}_{self.cardinality}x{self.base_width}d" + ("_cifar" if ambiguous else "")
-
-    def build(self) -> ResNeXt:
-        """A new model with the official initialisation."""
-        return ResNeXt(
-            self.layers,
-            cardinality=self.cardinality,
-            base_width=self.base_width,
-            stem=self.stem,
-            shortcut=self.shortcut,
-            num_classes=self.num_classes,
-            in_channels=self.in_channels,
-        )
-
-    def build_empty(self) -> ResNeXt:
-        """A model without weights (on the meta device), for `load_state_dict(..., assign=True)`."""
-        with torch.device("meta"):
-            return self.build()
-
-    @classmethod
-    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
-        """The architecture that a state_dict of these names and shapes belongs to, read off a few of them.
-
-        Raises ValueError where those few are not there. Whether all the rest fits is for `check_shapes` to say.
-        """
-        try:
-            stem, middle, head = shapes["conv1.weight"], shapes["layer1.0.conv2.weight"], shapes["fc.weight"]
-            return cls(
-                layers=tuple(filter(None, (_blocks(stage, shapes) for stage in range(1, 5)))),
-                cardinality=middle[0] // middle[1],
-                base_width=middle[1],
-                stem="imagenet" if stem[2] == 7 else "cifar",
-                shortcut="C" if "layer1.1.downsample.0.weight" in shapes else "B",
-                num_classes=head[0],
-                in_channels=stem[1],
-            )
-        except (KeyError, IndexError, ZeroDivisionError) as error:
-            detail = f"no entry {error}" if isinstance(error, KeyError) else "an entry of the wrong shape"
-            raise ValueError(f"not the weights of a ResNeXt: {detail}") from None
-
-
-def check_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], name: str) -> None:
-    """Raise ValueError with every difference between the names and shapes of a state_dict and those expected."""
-    missing = [key for key in expected if key not in shapes]
-    left_over = [key for key in shapes if key not in expected]
-    wrong = [f"{k} is {tuple(shapes[k])}, expected {s}" for k, s in expected.items() if k in shapes and shapes[k] != s]
-    problems = [
-        f"{what}: {', '.join(keys[:5])}{f' and {len(keys) - 5} more' if len(keys) > 5 else ''}"
-        for what, keys in (("missing", missing), ("left over", left_over), ("wrong shape", wrong))
-        if keys
-    ]
-    if problems:
-        raise ValueError(f"not the weights of {name}: {'; '.join(problems)}")
-
-
-def _blocks(stage: int, names: Container[str]) -> int:
-    return next(block for block in itertools.count() if f"layer{stage}.{block}.conv1.weight" not in names)
 
 
 def _cifar(depth: int, cardinality: int, base_width: int) -> Architecture:
@@ -116,6 +28,7 @@ _PUBLISHED = (
     _cifar(29, 8, 64),
     _cifar(29, 16, 64),
 )
+_NAME = re.compile(r"resnext(\d+)_(\d+)x(\d+)d(_cifar)?(?:_type([A-Z]))?")
 ARCHITECTURES = {architecture.name: architecture for architecture in _PUBLISHED}
 
 
@@ -187,6 +100,7 @@ def create(
 
     if pretrained and weights is not None:
         raise ValueError(f"pretrained=True and weights={os.fspath(weights)!r} contradict each other; give one of them")
+    _check_num_classes(num_classes)
     architecture = replace(architecture, in_channels=in_channels, **options)
     if pretrained:
         weights = resolve_pretrained(architecture.name, progress=progress)
@@ -205,7 +119,13 @@ def from_checkpoint(path: str | os.PathLike[str], *, num_classes: int | None = N
 
     Raises WeightsError where the file is not that of a ResNeXt.
     """
+    _check_num_classes(num_classes)
     return _load(path, None, num_classes, progress)
+
+
+def _check_num_classes(num_classes: int | None) -> None:
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"num_classes {num_classes}; expected 1 or more")
 
 
 def _load(

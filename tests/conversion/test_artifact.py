@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import time
 
 import pytest
 import safetensors
@@ -108,6 +109,14 @@ def test_failure_leaves_the_folder_as_it_was(conversion, record, tmp_path, monke
     with pytest.raises(OSError, match="No space left"):
         artifact.write_artifact(conversion.state_dict, record, folder)
     assert sorted(p.name for p in tmp_path.rglob("*")) == (["deep", "mine.txt", "out"] if exists else [])
+
+
+def test_what_a_killed_process_left_is_cleared_away_after_a_day(conversion, record, tmp_path):
+    for name, age in ((".writing-old", 90_000), (".writing-new", 10)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    artifact.write_artifact(conversion.state_dict, record, tmp_path)
+    assert [path.name for path in tmp_path.glob(".writing-*")] == [".writing-new"]
 
 
 def test_written_files_have_ordinary_permissions(conversion, record, tmp_path):

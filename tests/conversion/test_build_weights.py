@@ -158,6 +158,25 @@ def test_bad_usage(capsys, out, arguments, message):
     assert message in refused(capsys, out, *arguments)
 
 
+def test_what_is_no_file_does_not_hang(capsys, out, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/zero", tmp_path / "pipe"):
+        assert f"{path}: expected a file, got a directory or a device" in refused(capsys, out, "--t7", path)
+
+
+def test_a_termination_leaves_nothing(sample, tmp_path):
+    script = f"""
+import os, runpy, signal, sys
+def killed(descriptor): os.kill(os.getpid(), signal.SIGTERM)
+os.fsync = killed
+sys.argv = ['build_weights.py', '--t7', {str(sample)!r}, '--no-verify', '--out', 'out']
+runpy.run_path({str(ROOT / "conversion" / "build_weights.py")!r}, run_name='__main__')
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("cut", [0, 3, 5000, -1])
 def test_damaged_file(capsys, sample, out, tmp_path, cut):
     (tmp_path / "cut.t7").write_bytes(sample.read_bytes()[:cut])
@@ -230,6 +249,13 @@ def test_inspect_refuses_in_one_line(capsys, tmp_path):
     stdout, stderr = capsys.readouterr()
     assert stdout == ""
     assert stderr == f"inspect_t7: {tmp_path / 'absent.t7'}: cannot be read: No such file or directory\n"
+
+
+def test_inspect_bad_usage_is_one_line(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        inspect_t7.main([])
+    stdout, stderr = capsys.readouterr()
+    assert (stdout, stderr.count("\n")) == ("", 1)
 
 
 def test_inspect_piped_into_head(sample):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conversion import mapping, t7
-from resnext.zoo import Architecture
+from resnext.architecture import Architecture
 from tests.conftest import MODELS, relative_error, torch7_output
 from tests.conversion.edit import append, find, make, make_list, put, remove
 
@@ -159,6 +159,7 @@ def test_a_network_that_contains_itself(root):
      (f"{BRANCH}.modules[2]", "nInputPlane", 31, "nInputPlane 31, expected 32"),
      ("modules[2]", "eps", 0.001, "eps 0.001, expected 1e-05"),
      ("modules[7]", "kW", 7, "expected an average over a whole square feature map, got 8x7"),
+     ("modules[7]", "dH", 0, "expected an average over a whole"),
      ("modules[7]", "divide", False, "expected an average over a whole"),
      ("modules[1]", "nInputPlane", True, "expected a whole number as nInputPlane, got True")],
 )  # fmt: skip

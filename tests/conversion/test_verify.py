@@ -87,9 +87,26 @@ def test_a_graph_that_cannot_be_run_is_refused(conversion):
         verify.verify(conversion)
 
 
+def test_a_graph_whose_shapes_do_not_fit_is_refused(conversion):
+    put(find(conversion.model, "modules[8]"), "numInputDims", 2)
+    with pytest.raises(t7.T7Error, match="the file's graph cannot be run: "):
+        verify.verify(conversion)
+
+
+def test_the_proof_does_not_depend_on_the_number_of_threads(conversion):
+    threads = torch.get_num_threads()
+    proofs = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        proofs.append(verify.verify(conversion))
+        assert torch.get_num_threads() == count
+    torch.set_num_threads(threads)
+    assert proofs[0] == proofs[1]
+
+
 def test_torchvision_takes_part_where_it_has_the_network(torchvision):
     """An ImageNet network made up of a literal graph from PyTorch: only the comparison with torchvision is at stake."""
-    from resnext.zoo import Architecture
+    from resnext.architecture import Architecture
 
     architecture = Architecture((1, 1, 1, 1), cardinality=2, base_width=4, num_classes=5)
     state_dict = architecture.build().state_dict()
@@ -106,7 +123,7 @@ def test_torchvision_takes_part_where_it_has_the_network(torchvision):
 def test_torchvision_that_cannot_be_imported_is_said(monkeypatch):
     import sys
 
-    from resnext.zoo import Architecture
+    from resnext.architecture import Architecture
 
     monkeypatch.setitem(sys.modules, "torchvision.models.resnet", None)
     model, why_not = verify._torchvision_model(Architecture(), {})

@@ -12,12 +12,13 @@ from werkzeug import Response
 import resnext
 from conversion import build
 from resnext import records, zoo
+from resnext.architecture import Architecture
 from tests.conftest import randomize, relative_error, torch7_output
 from tests.resnext.faulty_server import Server
 
 NAME = "resnext11_4x8d"
 T7 = "resnext_11_4x8d.t7"
-TINY = zoo.Architecture((1, 1, 1), cardinality=4, base_width=8, stem="cifar", num_classes=10)
+TINY = Architecture((1, 1, 1), cardinality=4, base_width=8, stem="cifar", num_classes=10)
 
 
 @pytest.fixture(scope="module")

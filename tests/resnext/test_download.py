@@ -125,6 +125,17 @@ def test_nobody_listens(server, target):
     refused(server, target, "Connection refused", urls=["http://127.0.0.1:9/weights.pth"])
 
 
+def test_a_partial_file_with_wrong_bytes_is_fetched_once_more(server, target):
+    partial = target.with_name("weights.pth.partial")
+    for wrong in (bytes(1000), bytes(len(BODY))):
+        server.faults = [server.broken(1000), status(404)]
+        refused(server, target, "404")
+        partial.write_bytes(wrong)
+        fetch(server, target)
+        assert_arrived(target)
+        target.unlink()
+
+
 def test_a_partial_file_that_is_whole_needs_no_transfer(server, target):
     server.faults = [server.broken(1000), *[status(404)] * 2]
     refused(server, target, "404")

@@ -42,7 +42,8 @@ def test_an_empty_body(server, target):
 @pytest.mark.parametrize(
     ("body", "content_type", "message"),
     [(b"<!DOCTYPE html><p>Not here", "text/html; charset=utf-8", "got an HTML page"),
-     (b"\n <html>", "application/octet-stream", "got an HTML page"),
+     (b"\n <html>", "application/octet-stream", "got an HTML or XML page"),
+     (b"\xef\xbb\xbf<?xml version", "application/octet-stream", "got an HTML or XML page"),
      (b"version https://git-lfs.github.com/spec/v1\noid", "text/plain", "got a Git LFS pointer")],
 )  # fmt: skip
 def test_pages_and_pointers_with_status_200_are_recognised(server, target, body, content_type, message):
@@ -92,7 +93,10 @@ def test_file_urls(target, tmp_path_factory):
     assert fetch(None, target, urls=[source.as_uri()]) == SHA256
     assert_arrived(target)
     target.unlink()
-    refused(None, target, "no such file", urls=[source.with_name("absent").as_uri()])
+    for absent in (source.with_name("absent"), source / "in a file", source.parent):
+        refused(None, target, "no such file", urls=[absent.as_uri()])
+    fetch(None, target, urls=[source.parent.as_uri(), source.as_uri()])
+    target.unlink()
     refused(None, target, "expected SHA-256", urls=[source.as_uri()], sha256="0" * 64)
 
 
@@ -107,7 +111,16 @@ def test_a_full_disk_is_found_out_before_the_transfer(server, target, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "url", ["http://example.com/a", "ftp://127.0.0.1/a", "//127.0.0.1/a", "a.pth", "http://127.0.0.1.example.com/a"]
+    "url",
+    [
+        "http://example.com/a",
+        "ftp://127.0.0.1/a",
+        "//127.0.0.1/a",
+        "a.pth",
+        "http://127.0.0.1.example.com/a",
+        "http://[",
+        "file://other/a",
+    ],
 )
 def test_urls_that_are_refused(url, target):
     with pytest.raises(DownloadError, match="refused"):

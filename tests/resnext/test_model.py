@@ -16,7 +16,9 @@ TINY = {"cardinality": 4, "base_width": 8, "stem": "cifar", "num_classes": 10}
 
 def tiny(**options):
     torch.manual_seed(0)
-    return randomize(ResNeXt((1, 1, 1), **{**TINY, **options})).eval()
+    options = {**TINY, **options}
+    layers = (1, 1, 1) if options["stem"] == "cifar" else (1, 1, 1, 1)
+    return randomize(ResNeXt(layers, **options)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,15 @@ def test_transformed_model_gives_the_same_logits(transform, options, images):
         assert torch.equal(transform(model)(images), model(images))
 
 
+def test_weights_of_an_emptied_model_can_be_initialised_again():
+    model = tiny()
+    for value in model.state_dict().values():
+        value.fill_(7)
+    model.reset_parameters()
+    assert not any((value == 7).all() for value in model.state_dict().values())
+    assert (model.layer1[0].bn2.weight == 1).all()
+
+
 def test_built_on_meta_then_assigned_is_ready(images):
     model = tiny()
     with torch.device("meta"):
@@ -140,8 +151,9 @@ def test_gradients_reach_every_parameter(images):
     ("options", "message"),
     [({"stem": "mnist"}, "unknown stem 'mnist'; expected one of imagenet, cifar"),
      ({"shortcut": "A"}, "unknown shortcut type 'A'"),
-     ({"layers": (1, 1)}, r"layers \(1, 1\)"),
-     ({"layers": (1, 0, 1)}, r"layers \(1, 0, 1\)"),
+     ({"layers": (1, 1, 1)}, r"layers \(1, 1, 1\); expected the number of bottlenecks \(1 or more\) of 4 stages"),
+     ({"layers": (1, 1, 1, 1), "stem": "cifar"}, "of 3 stages"),
+     ({"layers": (1, 0, 1, 1)}, r"layers \(1, 0, 1, 1\)"),
      ({"cardinality": 0}, "cardinality 0; expected 1 or more"),
      ({"num_classes": -1}, "num_classes -1"),
      ({"in_channels": 0}, "in_channels 0"),
@@ -149,4 +161,4 @@ def test_gradients_reach_every_parameter(images):
 )  # fmt: skip
 def test_impossible_configurations_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        ResNeXt(**{"layers": (1, 1, 1), **options})
+        ResNeXt(**{"layers": (1, 1, 1, 1), **options})

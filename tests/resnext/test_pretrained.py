@@ -6,8 +6,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import pytest
-
 import resnext
 from conversion import build
 from resnext import weights
@@ -51,7 +49,7 @@ def test_the_digest_first_seen_is_expected_ever_after(record, home, site, models
     site.files[T7] = models["cifar10_resnext11_4x8d_C"].read_bytes()
     for path in home.glob("*.pth"):
         path.unlink()
-    refused("expected SHA-256 7cede612", "deleted", "not in the cache", "Next: ")
+    refused("expected SHA-256 7cede612", "deleted", "nothing in the cache", f"kept in {home / T7}.sha256", "Next: ")
     assert not list(home.glob("*.pth"))
     assert not (home / T7).exists()
 
@@ -81,10 +79,37 @@ def test_a_truncated_file_in_the_cache_is_made_again(record, home, site, monkeyp
     assert site.asked == [T7, T7]
 
 
-def test_a_file_that_does_not_convert(record, home, site):
+def test_a_file_that_does_not_convert_is_forgotten(record, home, site, sample):
     site.files[T7] = b"\3\0\0\0 damaged"
     refused("byte ", "Next: check the network or RESNEXT_MIRROR, or convert a copy of your own")
-    assert not list(home.glob("*.pth"))
+    assert [path.suffix for path in home.iterdir()] == [".lock"]
+    site.files[T7] = sample.read_bytes()
+    assert_right(resnext.create(NAME, pretrained=True, progress=False))
+
+
+def test_a_digest_cut_short_is_no_digest(record, home, monkeypatch):
+    resnext.create(NAME, pretrained=True, progress=False)
+    (home / f"{T7}.sha256").write_text("7ced")
+    monkeypatch.setenv("RESNEXT_OFFLINE", "1")
+    assert_right(resnext.create(NAME, pretrained=True, progress=False))
+    (home / f"{T7}.sha256").write_text("0" * 64)
+    refused("made from another resnext_11_4x8d.t7 than the one expected")
+
+
+def test_a_copy_that_the_user_put_there_is_used_and_left(record, home, site, sample):
+    home.mkdir(parents=True)
+    shutil.copy(sample, home / T7)
+    assert_right(resnext.create(NAME, pretrained=True, progress=False))
+    assert (home / T7).exists()
+    assert site.asked == []
+
+
+def test_a_local_build_serves_also_after_something_is_hosted(record, home, site, monkeypatch, tmp_path):
+    resnext.create(NAME, pretrained=True, progress=False)
+    record["hosted"] = {"file": "other-12345678.pth", "urls": [f"{site.url}/other"], "size": 1, "sha256": "0" * 64}
+    use_records(monkeypatch, tmp_path, record)
+    assert_right(resnext.create(NAME, pretrained=True, progress=False))
+    assert site.asked == [T7]
 
 
 def test_another_network_than_the_records(record, home, site, models):
@@ -92,12 +117,16 @@ def test_another_network_than_the_records(record, home, site, models):
     refused(f"expected {NAME}, got resnext11_1x64d")
 
 
-@pytest.mark.parametrize("missing", ["torchfile", "requests"])
-def test_missing_packages_are_named_with_the_command(record, home, monkeypatch, missing):
+def test_missing_torchfile_is_named_with_the_command(record, home, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("conversion")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, missing, None)
-    assert f"needs {missing}" in refused("pip install") or missing == "requests"
+    monkeypatch.setitem(sys.modules, "torchfile", None)
+    refused(f"converting {T7} needs torchfile", "Next: pip install torchfile requests numpy")
+
+
+def test_missing_requests_is_named_with_the_command(record, home, monkeypatch):
+    monkeypatch.setitem(sys.modules, "requests", None)
+    refused("downloading needs requests: pip install requests")
 
 
 # --- the hosted .pth -------------------------------------------------------------------------------------------------
@@ -122,6 +151,11 @@ def test_file_mirror(hosted, home, site, monkeypatch, built):
     assert site.asked == []
 
 
+def test_a_mirror_that_is_no_url(hosted, home, monkeypatch):
+    monkeypatch.setenv("RESNEXT_MIRROR", "http://[")
+    refused("refused http://[/", "Invalid IPv6 URL")
+
+
 def test_a_mirror_over_plain_http_is_refused(hosted, home, monkeypatch):
     monkeypatch.setenv("RESNEXT_MIRROR", "http://example.com/")
     refused("refused http://example.com/", "http is not safe")
@@ -131,7 +165,7 @@ def test_everything_that_was_tried_is_listed(hosted, home, site, monkeypatch):
     site.files = {}
     monkeypatch.setenv("RESNEXT_MIRROR", f"{site.url}/mirror")
     refused(
-        f"{home / hosted['file']}: not in the cache",
+        f"nothing in the cache ({home})",
         f"{site.url}/mirror/{hosted['file']}: HTTP status 404",
         f"{site.url}/{hosted['file']}: HTTP status 404",
         "Next: check the network or RESNEXT_MIRROR",
@@ -146,7 +180,7 @@ def test_a_wrong_hosted_file_is_never_kept(hosted, home, site):
 
 def test_offline(hosted, home, site, monkeypatch):
     monkeypatch.setenv("RESNEXT_OFFLINE", "1")
-    refused("not in the cache", "RESNEXT_OFFLINE=1 forbids to download", "Next: unset it")
+    refused("nothing in the cache", "RESNEXT_OFFLINE=1 forbids to download", "Next: unset it")
     assert not home.exists()
     monkeypatch.delenv("RESNEXT_OFFLINE")
     resnext.create(NAME, pretrained=True, progress=False)

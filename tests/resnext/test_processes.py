@@ -13,7 +13,7 @@ import pytest
 
 import resnext
 from conversion import build
-from resnext import records, weights
+from resnext import cache, records, weights
 from tests.conftest import ROOT, SHARED
 from tests.resnext.conftest import NAME, Site, assert_right
 
@@ -51,7 +51,7 @@ def test_a_process_killed_at_any_moment_leaves_nothing_that_passes_for_whole(hos
             path.unlink()
     site.delay = 0.0
     assert_right(resnext.create(NAME, pretrained=True, progress=False))
-    assert weights.verify_cached(records.get_record(NAME), home / hosted["file"]) is None
+    assert cache.verify_cached(records.get_record(NAME), home / hosted["file"]) is None
     assert not list(home.glob("*.partial*"))
 
 

@@ -122,3 +122,19 @@ def test_command_lists_and_verifies(record, home, capsys):
     stdout, stderr = capsys.readouterr()
     assert "expected SHA-256 b72525b4" in stdout
     assert stderr.startswith(f"resnext: {path}: expected SHA-256 b72525b4")
+    path.write_bytes(content[:1000])
+    assert command_line.main(["weights"]) == 1
+    assert capsys.readouterr().err.startswith(f"resnext: {path}: 1000 bytes in the cache, expected 40415")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [([], "required: command"), (["wights"], "invalid choice: 'wights'")]
+)
+def test_command_bad_usage_is_one_line(capsys, arguments, message):
+    with pytest.raises(SystemExit, match="2"):
+        command_line.main(arguments)
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    assert stderr.startswith("resnext: ")
+    assert stderr.count("\n") == 1
+    assert message in stderr

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 import resnext
-from resnext.zoo import ARCHITECTURES, Architecture, get_architecture, parse_name
+from resnext.architecture import Architecture
+from resnext.zoo import ARCHITECTURES, get_architecture, parse_name
 from tests.conftest import relative_error, torch7_output
 from tests.resnext.conftest import TINY
 
@@ -21,6 +22,7 @@ def same(model, state_dict):
     "architecture",
     [TINY, Architecture((2, 2, 2), 2, 12, "cifar", "C", 100),
      Architecture((1, 2, 1, 1), 8, 4, num_classes=3, in_channels=1),
+     Architecture((1, 1, 2, 1), 8, 4, shortcut="C"),
      Architecture((3, 8, 36, 3), 1, 64), Architecture((11, 11, 11), 8, 8, "cifar"), *ARCHITECTURES.values()],
     ids=lambda a: a.name,
 )  # fmt: skip
@@ -147,6 +149,14 @@ def test_no_weight_is_initialised_before_it_is_overwritten(pth, monkeypatch):
 def test_classes_of_the_file_are_kept_without_a_warning(pth, classes, recwarn):
     assert resnext.from_checkpoint(pth, num_classes=classes).fc.out_features == 10
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("classes", [0, -3])
+def test_impossible_numbers_of_classes(pth, classes):
+    with pytest.raises(ValueError, match=f"num_classes {classes}; expected 1 or more"):
+        resnext.from_checkpoint(pth, num_classes=classes)
+    with pytest.raises(ValueError, match=f"num_classes {classes}; expected 1 or more"):
+        resnext.create("resnext50_32x4d", num_classes=classes)
 
 
 def test_other_number_of_classes_gives_a_new_head_and_says_so(pth, state_dict):

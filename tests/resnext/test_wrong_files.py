@@ -48,6 +48,22 @@ def test_truncated_files(pth, state_dict, sample, tmp_path, cut):
     refused(tmp_path / "cut", "expected a whole .safetensors file")
 
 
+@pytest.mark.parametrize("content", [b"\x80", b"\x80\x02N.", b"\x80\x02\x8a\x0al\xfc", b"\x80\x04Q" + bytes(50)])
+def test_broken_pickles(tmp_path, content):
+    (tmp_path / "old.pth").write_bytes(content)
+    refused(tmp_path / "old.pth", "expected a")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [torch.zeros(64, dtype=torch.int8), torch.zeros(64, dtype=torch.complex64), torch.zeros(64).to_sparse(),
+     torch.zeros(64, device="meta")],
+)  # fmt: skip
+def test_tensors_that_are_no_weights(state_dict, tmp_path, value):
+    torch.save({**state_dict, "bn1.weight": value}, tmp_path / "odd.pth")
+    refused(tmp_path / "odd.pth", "expected dense tensors of real numbers", "bn1.weight")
+
+
 def test_pickled_code_is_not_run(tmp_path):
     torch.save(TINY.build(), tmp_path / "module.pth")
     refused(tmp_path / "module.pth", "expected a .pth with a plain state_dict")
