@@ -1,10 +1,15 @@
 """The command line: what it prints, what it writes, and that whatever goes wrong is one line and leaves nothing."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 import torch
@@ -212,6 +217,21 @@ def test_interrupt_leaves_nothing(capsys, sample, out, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", interrupt)
     assert refused(capsys, out, "--t7", sample, "--no-verify", status=130) == "build_weights: interrupted\n"
+
+
+def test_progress_bars_on_a_terminal(sample, tmp_path):
+    child, terminal = pty.fork()
+    if child == 0:
+        script = str(ROOT / "conversion" / "build_weights.py")
+        os.execv(sys.executable, [sys.executable, script, "--t7", str(sample), "--out", str(tmp_path / "out")])
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while chunk := os.read(terminal, 65536):
+            shown += chunk
+    assert os.waitpid(child, 0)[1] == 0
+    for bar in (b"reading:   0%", b"proving:   0%", b"proving:  50%"):
+        assert bar in shown
 
 
 # --- inspect_t7 ------------------------------------------------------------------------------------------------------
