@@ -47,8 +47,6 @@ def _children(obj: TorchObject) -> list[TorchObject]:
     for child in children:
         if not isinstance(child, TorchObject):
             raise modules.error(f"expected modules, got {child!r}")
-    if not children and obj.class_name == "nn.DataParallelTable":
-        raise obj.error("an nn.DataParallelTable without a network")
     return children
 
 
@@ -75,7 +73,7 @@ class _Builder:
             raise obj.error("the module contains itself")
         self.open.add(obj)
         if obj.class_name in CONTAINERS:
-            module = CONTAINERS[obj.class_name]([self.build(child) for child in _children(obj)])
+            module = CONTAINERS[obj.class_name](obj, [self.build(child) for child in _children(obj)])
         else:
             module = BUILDERS[obj.class_name](obj)
         self.open.discard(obj)
