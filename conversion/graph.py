@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from conversion import sharing
 from conversion.layers import BUILDERS, CONTAINERS
 from conversion.t7 import T7Error, Table, TorchObject, walk
 
@@ -24,12 +25,17 @@ def to_module(obj: Any) -> nn.Module:
     Each nn.Module has the attribute `torch7_path`, the object path of what it was made from. An object that appears
     twice in the graph is one nn.Module. Weights keep their precision, except that half becomes float32.
 
-    Raises UnsupportedLayerError that lists everything unsupported at once, and T7Error for a graph that makes no sense.
+    Raises UnsupportedLayerError that lists everything unsupported at once, and T7Error for a graph that makes no sense
+    or that uses the result of a module after the same module was called again.
     """
     if not isinstance(obj, TorchObject):
         raise T7Error(f"expected a module such as nn.Sequential, got {obj!r}")
     _check_supported(obj)
-    return _Builder().build(obj).eval()
+    builder = _Builder()
+    module = builder.build(obj).eval()
+    if builder.repeated:
+        sharing.check(module, obj.source.path)
+    return module
 
 
 def modules_by_path(module: nn.Module) -> dict[str, nn.Module]:
@@ -65,9 +71,11 @@ class _Builder:
     def __init__(self) -> None:
         self.built: dict[TorchObject, nn.Module] = {}
         self.open: set[TorchObject] = set()
+        self.repeated = False
 
     def build(self, obj: TorchObject) -> nn.Module:
         if obj in self.built:
+            self.repeated = True
             return self.built[obj]
         if obj in self.open:
             raise obj.error("the module contains itself")
