@@ -94,6 +94,7 @@ def convert(path: Path, out: Path, shape: tuple[int, ...] | None = None) -> None
     import torch
 
     from conversion import graph, input_shape, source, t7
+    from conversion.source_text import imports
 
     started = time.perf_counter()
     class_name = _class_name(out)
@@ -106,10 +107,11 @@ def convert(path: Path, out: Path, shape: tuple[int, ...] | None = None) -> None
     example = torch.randn(shape, generator=generator)
     name = re.sub(r"[^ -~]|[\"\\]", "?", path.name)[:60]
     try:
-        text, state = source.generate(network, class_name, example, f"The network of {name}, as Torch7 computes it.")
+        body, state = source.generate(network, class_name, example, f"The network of {name}, as Torch7 computes it.")
     except (RuntimeError, IndexError) as error:
         raise ValueError(f"the network does not run on an input of shape {shape}: {error}") from error
-    text = _module_docstring(out.name, name, example) + text + _builder(out.name, class_name)
+    body += _builder(out.name, class_name)
+    text = f"{_module_docstring(out.name, name, example)}{imports(body)}\n\n\n{body}\n"
     with tempfile.TemporaryDirectory() as folder:
         files = {".py": Path(folder) / f"{out.name}.py", ".pth": Path(folder) / f"{out.name}.pth"}
         files[".py"].write_text(text)
@@ -188,9 +190,9 @@ def _class_name(out: Path) -> str:
     class_name = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
     if not class_name.isidentifier() or keyword.iskeyword(class_name):
         raise ValueError(f"--out: expected a name with a letter in front, such as my_net, got {name!r}")
-    from conversion import source
+    from conversion.source_text import COPIED
 
-    used = {item for module in source.COPIED for item in vars(module)} | {"Any", "F", "Tensor"}
+    used = {item for module in COPIED for item in vars(module)} | {"Any", "F", "Tensor"}
     return f"{class_name}Net" if class_name in used else class_name
 
 
@@ -206,12 +208,12 @@ def _builder(name: str, class_name: str) -> str:
     if name == class_name:
         return ""
     return (
-        f"\n\ndef {name}(weights: str | None = None) -> {class_name}:\n"
+        f"\n\n\ndef {name}(weights: str | None = None) -> {class_name}:\n"
         f'    """The network for evaluation, with weights from a file such as {name}.pth."""\n'
         f"    model = {class_name}()\n"
         f"    if weights is not None:\n"
         f"        model.load_state_dict(torch.load(weights, weights_only=True))\n"
-        f"    return model.eval()\n"
+        f"    return model.eval()"
     )
 
 

@@ -73,11 +73,16 @@ def _plausible(network: nn.Module) -> Iterator[tuple[int, ...]]:
 
 
 def _runs(network: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Whether the network takes a batch of two and gives two results: View turns a wrong size into a larger batch."""
+    """Whether the network takes a batch of two and gives two results: View turns a wrong size into a larger batch.
+
+    Tried without values, on the meta device, where a size costs nothing.
+    """
+    values = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    without = {name: torch.empty_like(value, device="meta") for name, value in values.items()}
     for batch in (2, 1):  # a network may be made for one sample alone
         try:
-            with torch.inference_mode():
-                out = network(torch.zeros(batch, *shape[1:]))
+            with torch.no_grad():
+                out = torch.func.functional_call(network, without, torch.empty(batch, *shape[1:], device="meta"))
         except (RuntimeError, IndexError, ValueError):
             continue
         tensors = _tensors(out)

@@ -1,7 +1,7 @@
 """A module object that appears twice in a graph: whether Torch7 would compute with it what PyTorch does.
 
-Each Torch7 module keeps one output, which its next call overwrites. Where somebody still holds the earlier result, as the
-second branch of an nn.ParallelTable of one module twice, Torch7 goes on with other values: such a graph is refused.
+Each Torch7 module keeps one output, which its next call overwrites. Where the earlier result is still in use, as the
+first one of an nn.ParallelTable of one module twice, Torch7 goes on with other values: such a graph is refused.
 """
 
 from __future__ import annotations

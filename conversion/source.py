@@ -7,22 +7,16 @@ copied into the file.
 
 from __future__ import annotations
 
-import ast
-import inspect
 import re
-import sys
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from conversion import modules, modules_pooling, modules_shape, modules_tables
+from conversion import modules_tables
 from conversion.containers import Concat, ConcatTable, DenseConnectLayer, DepthConcat, Parallel, ParallelTable
-
-WIDTH = 120
-COPIED = (modules, modules_shape, modules_pooling, modules_tables)
+from conversion.source_text import WIDTH, constructor, definitions, fit
 
 # What a submodule is called, where its class in lower case would say less.
 PREFIXES = {"Linear": "fc", "CAddTable": "add", "JoinTable": "join", "ConvTranspose2d": "upconv", "PReLU": "prelu"}
@@ -45,7 +39,7 @@ Value = Any  # a Variable, or a list of Values
 
 
 def generate(root: nn.Module, class_name: str, example: Tensor, origin: str) -> tuple[str, dict[str, Tensor]]:
-    """Source of a class that computes what `root` does, and its state_dict.
+    """Source of a class that computes what `root` does, with all that it needs but imports; and its state_dict.
 
     `origin` says in the docstring where the network is from. Raises RuntimeError where `root` does not take `example`.
     """
@@ -61,35 +55,11 @@ def generate(root: nn.Module, class_name: str, example: Tensor, origin: str) -> 
     lines = [f"class {class_name}(nn.Module):"]
     lines += [f'    """{origin}"""', "", "    def __init__(self) -> None:", "        super().__init__()"]
     for module, name in writer.names.items():
-        lines += _fit(f"        self.{name} = ", constructor(module))
+        lines += fit(f"        self.{name} = ", constructor(module))
     lines += ["", f"    def forward(self, x: Tensor) -> {returned}:"]
     lines += [f"        # x: {_shape(example)}", *writer.lines, f"        return {_text(out)}"]
-    copied = _definitions({type(module) for module in writer.names} | writer.functions)
-    body = "\n\n\n".join([*copied, "\n".join(lines)])
-    return f"{_imports(body)}\n\n\n{body}\n", state
-
-
-def constructor(module: nn.Module) -> str:
-    """The call that makes a module like this one: its repr without what is the default anyway.
-
-    PyTorch's own repr names every option, some of them unknown to older releases.
-    """
-    call = ast.parse(repr(module), mode="eval").body
-    if not isinstance(call, ast.Call):
-        raise TypeError(f"the repr of a module is no call: {module!r}")
-    defaults = inspect.signature(type(module)).parameters
-    call.keywords = [
-        keyword for keyword in call.keywords if keyword.arg and _literal(keyword.value) != defaults[keyword.arg].default
-    ]
-    text = ast.unparse(call).replace("'", '"')
-    return text if sys.modules[type(module).__module__] in COPIED else f"nn.{text}"
-
-
-def _literal(node: ast.expr) -> Any:
-    try:
-        return ast.literal_eval(node)
-    except ValueError:  # float("inf")
-        return node
+    copied = definitions({type(module) for module in writer.names} | writer.functions)
+    return "\n\n\n".join([*copied, "\n".join(lines)]), state
 
 
 class _ForwardWriter:
@@ -187,7 +157,7 @@ class _ForwardWriter:
         if len(line) <= WIDTH:
             self.lines.append(line)
         else:
-            self.lines += [f"        # {shape}", *_fit(f"        {target} = ", expression)]
+            self.lines += [f"        # {shape}", *fit(f"        {target} = ", expression)]
         if several:
             return [Variable(f"{target}[{i}]", tensor) for i, tensor in enumerate(result)]
         return Variable(target, result)
@@ -224,72 +194,3 @@ def _text(value: Value) -> str:
 
 def _shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
-
-
-def _fit(start: str, call: str) -> list[str]:
-    """`start` and a call as lines of at most WIDTH, broken as a formatter would break them."""
-    if len(start + call) <= WIDTH:
-        return [start + call]
-    indent = " " * (len(start) - len(start.lstrip()))
-    head, arguments = call[: call.index("(") + 1], call[call.index("(") + 1 : -1]
-    if len(indent) + 4 + len(arguments) <= WIDTH:
-        return [start + head, f"{indent}    {arguments}", f"{indent})"]
-    lines = [start + head]
-    for argument in _split(arguments):
-        if len(indent) + 5 + len(argument) <= WIDTH:
-            lines.append(f"{indent}    {argument},")
-        else:  # a list of many variables
-            lines += [
-                f"{indent}    [",
-                *(f"{indent}        {item}," for item in _split(argument[1:-1])),
-                f"{indent}    ],",
-            ]
-    return [*lines, f"{indent})"]
-
-
-def _split(arguments: str) -> list[str]:
-    """Arguments at their commas, but for those inside brackets."""
-    parts, depth = [""], 0
-    for char in arguments:
-        depth += (char in "([") - (char in ")]")
-        if char == "," and not depth:
-            parts.append("")
-        else:
-            parts[-1] += char
-    return [part.strip() for part in parts]
-
-
-def _definitions(objects: set[Any]) -> list[str]:
-    """Source of the classes and functions that are not PyTorch's, and of those that they use, in our files' order."""
-    home: dict[str, tuple[ModuleType, Any]] = {}
-    for module in COPIED:
-        for name, value in vars(module).items():
-            if getattr(value, "__module__", None) == module.__name__:
-                home[name] = module, value
-    wanted: dict[str, str] = {}
-    todo = [value.__name__ for value in objects if sys.modules[value.__module__] in COPIED]
-    while todo:
-        name = todo.pop()
-        if name not in wanted:
-            wanted[name] = _cleaned(inspect.getsource(home[name][1]), name)
-            todo += [other for other in set(re.findall(r"\w+", wanted[name])) if other in home]
-    return [wanted[name] for name in home if name in wanted]
-
-
-def _cleaned(source: str, name: str) -> str:
-    """A definition without remarks to linters, and with lists of tensors where the written forward has no others."""
-    source = re.sub(r"  # (type: ignore|noqa).*", "", source).rstrip()
-    if name in ("MixtureTable", "as_tensor", "as_list"):
-        return source
-    source = re.sub(r"as_tensor\(([\w\[\]]+)\)", r"\1", source.replace("list[Any]", "list[Tensor]"))
-    return source.replace("[value for value in x]", "x")
-
-
-def _imports(body: str) -> str:
-    lines = ["from __future__ import annotations", ""]
-    standard = ["import math"] if "math." in body else []
-    standard += ["from typing import Any"] if re.search(r"\bAny\b", body) else []
-    lines += [*standard, ""] if standard else []
-    lines += ["import torch"] if re.search(r"\btorch\.", body) else []
-    lines += ["import torch.nn.functional as F"] if re.search(r"\bF\.", body) else []
-    return "\n".join([*lines, "from torch import Tensor, nn"])
