@@ -74,10 +74,10 @@ class Parallel(nn.ModuleList):
 
     def __init__(self, modules: list[nn.Module], input_dimension: int, output_dimension: int) -> None:
         super().__init__(modules)
-        self.input_dimension, self.output_dimension = input_dimension, output_dimension
+        self.input_dimension, self.output_dimension, self.count = input_dimension, output_dimension, len(modules)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[self.input_dimension] > len(self):
+        if x.shape[self.input_dimension] > self.count:
             raise RuntimeError("more slices than modules")
         out: list[Tensor] = []
         for i, module in enumerate(self):

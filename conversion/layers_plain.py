@@ -59,7 +59,7 @@ def hard_tanh(obj: TorchObject) -> nn.Module:
 
 def clipped_relu(obj: TorchObject) -> nn.Module:
     """cudnn.ClippedReLU: between 0 and `ceiling`."""
-    return nn.Hardtanh(0, number(obj, "ceiling"), boolean(obj, "inplace", False))
+    return nn.Hardtanh(0.0, number(obj, "ceiling"), boolean(obj, "inplace", False))
 
 
 def softplus(obj: TorchObject) -> nn.Module:

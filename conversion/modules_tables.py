@@ -19,9 +19,11 @@ def as_list(value: Any) -> list[Any]:
     """The value, which must be a list."""
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         if not torch.jit.isinstance(value, list[Any]):  # type: ignore[no-untyped-call]
-            raise RuntimeError("expected a list in the list, got a tensor")
+            raise RuntimeError("expected a list, got a tensor")
         return value
-    return list(value)
+    if not isinstance(value, list):  # what a tensor's slices would be: Torch7 fails on its size
+        raise RuntimeError("expected a list, got a tensor")
+    return value
 
 
 def depth_concat(tensors: list[Tensor], dimension: int) -> Tensor:
@@ -50,6 +52,7 @@ class CAddTable(nn.Module):
         self.inplace = inplace
 
     def forward(self, x: list[Any]) -> Tensor:
+        x = as_list(x)
         first = as_tensor(x[0])
         total = first if self.inplace else first.clone()
         for term in x[1:]:
@@ -71,6 +74,7 @@ class CMulTable(nn.Module):
     """nn.CMulTable: the product of a list of tensors."""
 
     def forward(self, x: list[Any]) -> Tensor:
+        x = as_list(x)
         product = as_tensor(x[0]).clone()
         for factor in x[1:]:
             product.mul_(as_tensor(factor))
@@ -92,6 +96,7 @@ class CMaxTable(nn.Module):
         self.smallest = smallest
 
     def forward(self, x: list[Any]) -> Tensor:
+        x = as_list(x)
         best = as_tensor(x[0]).clone()
         for value in x[1:]:
             other = as_tensor(value)
@@ -110,6 +115,7 @@ class JoinTable(nn.Module):
         self.dimension, self.input_dims = dimension, input_dims
 
     def forward(self, x: list[Any]) -> Tensor:
+        x = as_list(x)
         tensors = [as_tensor(value) for value in x]
         batched = self.input_dims > 0 and tensors[0].dim() == self.input_dims + 1
         return torch.cat(tensors, self.dimension + int(batched and self.dimension >= 0))
@@ -159,6 +165,7 @@ class NarrowTable(nn.Module):
         self.start, self.length = start, length
 
     def forward(self, x: list[Any]) -> list[Any]:
+        x = as_list(x)
         return x[self.start : self.start + self.length]
 
     def extra_repr(self) -> str:
@@ -170,7 +177,7 @@ class FlattenTable(nn.Module):
 
     def forward(self, x: list[Any]) -> list[Any]:
         out: list[Any] = []
-        rest = x[::-1]
+        rest = as_list(x)[::-1]
         while len(rest) > 0:
             value = rest.pop()
             if isinstance(value, Tensor):

@@ -95,6 +95,7 @@ def _cleaned(source: str, name: str) -> str:
     source = re.sub(r"  # (type: ignore|noqa).*", "", source).rstrip()
     if name in ("MixtureTable", "as_tensor", "as_list"):
         return source
+    source = source.replace("        x = as_list(x)\n", "")
     source = re.sub(r"as_tensor\(([\w\[\]]+)\)", r"\1", source.replace("list[Any]", "list[Tensor]"))
     return source.replace("[value for value in x]", "x")
 
