@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from conversion import sharing
 from conversion.layers import BUILDERS, CONTAINERS
 from conversion.t7 import T7Error, Table, TorchObject, walk
 
@@ -24,12 +25,17 @@ def to_module(obj: Any) -> nn.Module:
     Each nn.Module has the attribute `torch7_path`, the object path of what it was made from. An object that appears
     twice in the graph is one nn.Module. Weights keep their precision, except that half becomes float32.
 
-    Raises UnsupportedLayerError that lists everything unsupported at once, and T7Error for a graph that makes no sense.
+    Raises UnsupportedLayerError that lists everything unsupported at once, and T7Error for a graph that makes no sense
+    or that uses the result of a module after the same module was called again.
     """
     if not isinstance(obj, TorchObject):
         raise T7Error(f"expected a module such as nn.Sequential, got {obj!r}")
     _check_supported(obj)
-    return _Builder().build(obj).eval()
+    builder = _Builder()
+    module = builder.build(obj).eval()
+    if builder.repeated:
+        sharing.check(module, obj.source.path)
+    return module
 
 
 def modules_by_path(module: nn.Module) -> dict[str, nn.Module]:
@@ -47,8 +53,6 @@ def _children(obj: TorchObject) -> list[TorchObject]:
     for child in children:
         if not isinstance(child, TorchObject):
             raise modules.error(f"expected modules, got {child!r}")
-    if not children and obj.class_name == "nn.DataParallelTable":
-        raise obj.error("an nn.DataParallelTable without a network")
     return children
 
 
@@ -67,15 +71,17 @@ class _Builder:
     def __init__(self) -> None:
         self.built: dict[TorchObject, nn.Module] = {}
         self.open: set[TorchObject] = set()
+        self.repeated = False
 
     def build(self, obj: TorchObject) -> nn.Module:
         if obj in self.built:
+            self.repeated = True
             return self.built[obj]
         if obj in self.open:
             raise obj.error("the module contains itself")
         self.open.add(obj)
         if obj.class_name in CONTAINERS:
-            module = CONTAINERS[obj.class_name]([self.build(child) for child in _children(obj)])
+            module = CONTAINERS[obj.class_name](obj, [self.build(child) for child in _children(obj)])
         else:
             module = BUILDERS[obj.class_name](obj)
         self.open.discard(obj)

@@ -1,202 +1,202 @@
-"""What each Torch7 layer computes in evaluation, as an nn.Module: PyTorch's own where the semantics agree.
+"""One table: each Torch7 class to what builds it, as a module that computes what it computes in evaluation.
 
-`BUILDERS` maps a Torch7 class to the function that builds it from its fields. To add a layer is to add an entry."""
+`BUILDERS` are layers, built from their fields; `CONTAINERS` hold modules and are built from these too. To add a layer
+is to add an entry. Where the semantics agree a layer is PyTorch's own, else one of `modules*.py`.
+"""
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from conversion.modules import AvgPool2d, CAddTable, ConcatTable, JoinTable, Reshape, Sequential, View
-from conversion.t7 import Storage, TorchObject
-from conversion.t7 import Tensor as T7Tensor
-
-# --- reading fields -----------------------------------------------------------------------------------------------
-
-
-def _int(obj: TorchObject, name: str, default: int | None = None) -> int:
-    value = obj[name] if default is None else obj.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > 2**31:
-        raise obj.error(f"expected a whole number as {name}, got {value!r}")
-    return value
-
-
-def _bool(obj: TorchObject, name: str, default: bool) -> bool:
-    value = obj.get(name, default)
-    if not isinstance(value, bool):
-        raise obj.error(f"expected true or false as {name}, got {value!r}")
-    return value
-
-
-def _pair(obj: TorchObject, names: tuple[str, str], default: int | None = None) -> tuple[int, int]:
-    """Two numbers in PyTorch's order: height, then width."""
-    return _int(obj, names[0], default), _int(obj, names[1], default)
-
-
-def _padding(obj: TorchObject) -> tuple[int, int]:
-    """padH and padW; files older than those fields have `padding` for both."""
-    return _pair(obj, ("padH", "padW"), _int(obj, "padding", 0))
-
-
-def _sizes(obj: TorchObject, name: str) -> list[int]:
-    value = obj[name]
-    if not isinstance(value, Storage):
-        raise obj.error(f"expected a storage as {name}, got {value!r}")
-    if value.count > 64:
-        raise obj.error(f"{name} has {value.count} entries; expected at most 64")
-    return [int(n) for n in value.numpy()]
-
-
-def _tensor(obj: TorchObject, name: str, shape: Iterable[int]) -> Tensor:
-    """A field as a tensor of `shape`, which the file may hold flattened (SpatialConvolutionMM's 2-D weights)."""
-    value, wanted = obj[name], tuple(shape)
-    if not isinstance(value, T7Tensor) or value.dtype.kind != "f":
-        raise obj.error(f"expected a tensor of real numbers as {name}, got {value!r}")
-    if value.numel != math.prod(wanted):
-        raise obj.error(f"{name} has shape {value.shape}; expected {wanted}")
-    array = value.numpy()
-    tensor = torch.from_numpy(array.astype("f4") if array.dtype.itemsize == 2 else array)
-    return tensor.reshape(wanted)
-
-
-def _set(module: nn.Module, **tensors: Tensor) -> None:
-    """Give a module that was built without storage (on the meta device) its parameters and buffers."""
-    for name, tensor in tensors.items():
-        setattr(module, name, nn.Parameter(tensor) if name in module._parameters else tensor)
-
-
-def _build_meta(kind: type[nn.Module], *arguments: Any, **options: Any) -> Any:
-    with torch.device("meta"):
-        return kind(*arguments, **options)
-
-
-# --- builders -----------------------------------------------------------------------------------------------------
-
-
-def _convolution(obj: TorchObject) -> nn.Module:
-    groups = _int(obj, "groups", 1)
-    inputs, outputs, kernel = _int(obj, "nInputPlane"), _int(obj, "nOutputPlane"), _pair(obj, ("kH", "kW"))
-    if min(groups, inputs, outputs, *kernel) < 1 or inputs % groups or outputs % groups:
-        raise obj.error(f"{inputs} to {outputs} planes with kernel {kernel} in {groups} groups is no convolution")
-    shape = (outputs, inputs // groups, *kernel)
-    weight = _tensor(obj, "weight", shape)
-    biased = obj.get("bias") is not None
-    module = _build_meta(
-        nn.Conv2d, inputs, outputs, kernel, _pair(obj, ("dH", "dW")), _padding(obj), groups=groups, bias=biased
-    )
-    _set(module, weight=weight)
-    if biased:
-        _set(module, bias=_tensor(obj, "bias", (outputs,)))
-    return module
-
-
-def _batch_norm(kind: type[nn.Module], obj: TorchObject) -> nn.Module:
-    mean = obj["running_mean"]
-    if not isinstance(mean, T7Tensor):
-        raise obj.error(f"expected a tensor as running_mean, got {mean!r}")
-    size, eps = mean.numel, obj.get("eps", 1e-5)
-    if not isinstance(eps, (int, float)) or isinstance(eps, bool):
-        raise obj.error(f"expected a number as eps, got {eps!r}")
-    affine = obj.get("weight") is not None
-    module = _build_meta(kind, size, eps, affine=affine)
-    if "running_var" in obj:
-        variance = _tensor(obj, "running_var", (size,))
-    else:  # version 1 of the class kept 1 / sqrt(var + eps); what it does when it reads such a file
-        std = _tensor(obj, "running_std", (size,))
-        variance = (std.double().pow(-2) - eps).to(std.dtype)
-    _set(module, running_mean=_tensor(obj, "running_mean", (size,)), running_var=variance)
-    _set(module, num_batches_tracked=torch.tensor(0))
-    if affine:
-        _set(module, weight=_tensor(obj, "weight", (size,)), bias=_tensor(obj, "bias", (size,)))
-    return module
-
-
-def _linear(obj: TorchObject) -> nn.Module:
-    value = obj["weight"]
-    if not isinstance(value, T7Tensor) or len(value.shape) != 2:
-        raise obj.error(f"expected a matrix as weight, got {value!r}")
-    outputs, inputs = value.shape
-    biased = obj.get("bias") is not None
-    module = _build_meta(nn.Linear, inputs, outputs, bias=biased)
-    _set(module, weight=_tensor(obj, "weight", value.shape))
-    if biased:
-        _set(module, bias=_tensor(obj, "bias", (outputs,)))
-    return module
-
-
-def _average_pooling(always_count_padding: bool, obj: TorchObject) -> nn.Module:
-    return AvgPool2d(
-        _pair(obj, ("kH", "kW")),
-        _pair(obj, ("dH", "dW")),
-        _padding(obj),
-        ceil_mode=_bool(obj, "ceil_mode", False),
-        count_include_pad=always_count_padding or _bool(obj, "count_include_pad", True),
-        divide=_bool(obj, "divide", True),
-    )
-
-
-def _max_pooling(obj: TorchObject) -> nn.Module:
-    return nn.MaxPool2d(
-        _pair(obj, ("kH", "kW")), _pair(obj, ("dH", "dW")), _padding(obj), ceil_mode=_bool(obj, "ceil_mode", False)
-    )
-
-
-def _relu(obj: TorchObject) -> nn.Module:
-    return nn.ReLU(_bool(obj, "inplace", False))
-
-
-def _identity(obj: TorchObject) -> nn.Module:
-    return nn.Identity()
-
-
-def _add_table(obj: TorchObject) -> nn.Module:
-    return CAddTable(_bool(obj, "inplace", False))
-
-
-def _join_table(obj: TorchObject) -> nn.Module:
-    dimension = _int(obj, "dimension")
-    return JoinTable(dimension - 1 if dimension > 0 else dimension, _int(obj, "nInputDims", 0))
-
-
-def _view(obj: TorchObject) -> nn.Module:
-    return View(_sizes(obj, "size"), _int(obj, "numInputDims", 0))
-
-
-def _reshape(obj: TorchObject) -> nn.Module:
-    mode = obj.get("batchMode")
-    return Reshape(_sizes(obj, "size"), None if mode is None else _bool(obj, "batchMode", False))
-
+from conversion import layers_plain as plain
+from conversion import layers_shape as shape
+from conversion import layers_weighted as weighted
+from conversion import modules, modules_shape, modules_tables
+from conversion.containers import (
+    Concat,
+    ConcatTable,
+    DenseConnectLayer,
+    DepthConcat,
+    Parallel,
+    ParallelTable,
+    Sequential,
+)
+from conversion.fields import dimension
+from conversion.t7 import TorchObject
 
 Builder = Callable[[TorchObject], nn.Module]
+ContainerBuilder = Callable[[TorchObject, list[nn.Module]], nn.Module]
+
+
+def _same(kind: Callable[[], nn.Module], obj: TorchObject) -> nn.Module:
+    """A layer without options."""
+    return kind()
+
+
+def _simple(kind: Callable[[], nn.Module]) -> Builder:
+    return partial(_same, kind)
+
 
 BUILDERS: dict[str, Builder] = {
-    "cudnn.ReLU": _relu,
-    "cudnn.SpatialAveragePooling": functools.partial(_average_pooling, True),
-    "cudnn.SpatialBatchNormalization": functools.partial(_batch_norm, nn.BatchNorm2d),
-    "cudnn.SpatialConvolution": _convolution,
-    "cudnn.SpatialMaxPooling": _max_pooling,
-    "nn.CAddTable": _add_table,
-    "nn.Identity": _identity,
-    "nn.JoinTable": _join_table,
-    "nn.Linear": _linear,
-    "nn.ReLU": _relu,
-    "nn.Reshape": _reshape,
-    "nn.SpatialAveragePooling": functools.partial(_average_pooling, False),
-    "nn.SpatialBatchNormalization": functools.partial(_batch_norm, nn.BatchNorm2d),
-    "nn.SpatialConvolution": _convolution,
-    "nn.SpatialConvolutionMM": _convolution,
-    "nn.SpatialMaxPooling": _max_pooling,
-    "nn.View": _view,
+    # activations
+    "cudnn.ClippedReLU": plain.clipped_relu,
+    "cudnn.LogSoftMax": _simple(partial(modules.SoftMax, log=True, instance=True)),
+    "cudnn.ReLU": plain.threshold,
+    "cudnn.Sigmoid": partial(plain.pointwise, nn.Sigmoid, modules.SigmoidInPlace),
+    "cudnn.SoftMax": _simple(partial(modules.SoftMax, instance=True)),
+    "cudnn.SpatialLogSoftMax": _simple(partial(modules.SoftMax, log=True)),
+    "cudnn.SpatialSoftMax": _simple(modules.SoftMax),
+    "cudnn.Tanh": partial(plain.pointwise, nn.Tanh, modules.TanhInPlace),
+    "nn.Abs": _simple(modules.Abs),
+    "nn.Clamp": plain.hard_tanh,
+    "nn.ELU": plain.elu,
+    "nn.Exp": _simple(modules.Exp),
+    "nn.HardShrink": partial(plain.shrink, nn.Hardshrink),
+    "nn.HardTanh": plain.hard_tanh,
+    "nn.LeakyReLU": plain.leaky_relu,
+    "nn.Log": _simple(modules.Log),
+    "nn.LogSigmoid": _simple(nn.LogSigmoid),
+    "nn.LogSoftMax": _simple(partial(modules.SoftMax, log=True)),
+    "nn.PReLU": weighted.prelu,
+    "nn.Power": plain.power,
+    "nn.RReLU": plain.rrelu,
+    "nn.ReLU": plain.threshold,
+    "nn.ReLU6": partial(plain.in_place, nn.ReLU6),
+    "nn.Sigmoid": _simple(nn.Sigmoid),
+    "nn.SoftMax": _simple(modules.SoftMax),
+    "nn.SoftPlus": plain.softplus,
+    "nn.SoftShrink": partial(plain.shrink, nn.Softshrink),
+    "nn.SoftSign": _simple(nn.Softsign),
+    "nn.SpatialLogSoftMax": _simple(partial(modules.SoftMax, log=True)),
+    "nn.SpatialSoftMax": _simple(modules.SoftMax),
+    "nn.Sqrt": _simple(modules.Sqrt),
+    "nn.Square": _simple(modules.Square),
+    "nn.Tanh": _simple(nn.Tanh),
+    "nn.TanhShrink": _simple(nn.Tanhshrink),
+    "nn.Threshold": plain.threshold,
+    # convolutions, Linear, learnt and constant factors and offsets
+    "cudnn.SpatialConvolution": weighted.convolution,
+    "cudnn.SpatialFullConvolution": weighted.full_convolution,
+    "cudnn.VolumetricConvolution": partial(weighted.convolution, volumetric=True),
+    "cudnn.VolumetricFullConvolution": partial(weighted.full_convolution, volumetric=True),
+    "nn.Add": weighted.add,
+    "nn.AddConstant": plain.add_constant,
+    "nn.CAdd": weighted.cadd,
+    "nn.CMul": weighted.cmul,
+    "nn.Linear": weighted.linear,
+    "nn.Mul": weighted.mul,
+    "nn.MulConstant": plain.mul_constant,
+    "nn.SpatialConvolution": weighted.convolution,
+    "nn.SpatialConvolutionMM": weighted.convolution,
+    "nn.SpatialDilatedConvolution": weighted.convolution,
+    "nn.SpatialFullConvolution": weighted.full_convolution,
+    "nn.VolumetricConvolution": partial(weighted.convolution, volumetric=True),
+    "nn.VolumetricDilatedConvolution": partial(weighted.convolution, volumetric=True),
+    "nn.VolumetricFullConvolution": partial(weighted.full_convolution, volumetric=True),
+    # normalisation and dropout
+    "cudnn.BatchNormalization": partial(weighted.batch_norm, nn.BatchNorm1d),
+    "cudnn.SpatialBatchNormalization": partial(weighted.batch_norm, nn.BatchNorm2d),
+    "cudnn.SpatialCrossMapLRN": plain.lrn,
+    "cudnn.VolumetricBatchNormalization": partial(weighted.batch_norm, nn.BatchNorm3d),
+    "fbnn.SpatialBatchNormalization": partial(weighted.batch_norm, nn.BatchNorm2d),
+    "nn.BatchNormalization": partial(weighted.batch_norm, nn.BatchNorm1d),
+    "nn.Dropout": plain.dropout,
+    "nn.InstanceNormalization": weighted.instance_norm,
+    "nn.Normalize": plain.normalize,
+    "nn.SpatialBatchNormalization": partial(weighted.batch_norm, nn.BatchNorm2d),
+    "nn.SpatialCrossMapLRN": plain.lrn,
+    "nn.SpatialDropout": plain.spatial_dropout,
+    "nn.VolumetricBatchNormalization": partial(weighted.batch_norm, nn.BatchNorm3d),
+    "nn.VolumetricDropout": plain.spatial_dropout,
+    # pooling, upsampling, padding
+    "cudnn.SpatialAveragePooling": plain.cudnn_average_pooling,
+    "cudnn.SpatialMaxPooling": plain.max_pooling,
+    "cudnn.VolumetricAveragePooling": plain.volumetric_average_pooling,
+    "cudnn.VolumetricMaxPooling": partial(plain.max_pooling, volumetric=True),
+    "nn.Padding": shape.pad,
+    "nn.ShaveImage": shape.shave_image,
+    "nn.SpatialAdaptiveAveragePooling": partial(plain.adaptive_pooling, nn.AdaptiveAvgPool2d, "H W"),
+    "nn.SpatialAdaptiveMaxPooling": partial(plain.adaptive_pooling, nn.AdaptiveMaxPool2d, "H W"),
+    "nn.SpatialAveragePooling": plain.average_pooling,
+    "nn.SpatialDilatedMaxPooling": plain.max_pooling,
+    "nn.SpatialMaxPooling": plain.max_pooling,
+    "nn.SpatialReflectionPadding": partial(plain.edge_padding, nn.ReflectionPad2d),
+    "nn.SpatialReplicationPadding": partial(plain.edge_padding, nn.ReplicationPad2d),
+    "nn.SpatialUpSamplingBilinear": plain.upsampling_bilinear,
+    "nn.SpatialUpSamplingNearest": plain.upsampling_nearest,
+    "nn.SpatialZeroPadding": partial(plain.edge_padding, nn.ZeroPad2d),
+    "nn.VolumetricAveragePooling": plain.volumetric_average_pooling,
+    "nn.VolumetricDilatedMaxPooling": partial(plain.max_pooling, volumetric=True),
+    "nn.VolumetricMaxPooling": partial(plain.max_pooling, volumetric=True),
+    "nn.VolumetricReplicationPadding": partial(plain.volumetric_padding, nn.ReplicationPad3d),
+    # shapes
+    "nn.Contiguous": _simple(modules_shape.Contiguous),
+    "nn.Copy": shape.copy,
+    "nn.GradientReversal": _simple(nn.Identity),
+    "nn.Identity": _simple(nn.Identity),
+    "nn.L1Penalty": _simple(nn.Identity),
+    "nn.Max": partial(shape.max_, False),
+    "nn.Mean": partial(shape.sum_, True),
+    "nn.Min": partial(shape.max_, True),
+    "nn.Narrow": shape.narrow,
+    "nn.Replicate": shape.replicate,
+    "nn.Reshape": shape.reshape,
+    "nn.Select": shape.select,
+    "nn.Squeeze": shape.squeeze,
+    "nn.Sum": partial(shape.sum_, False),
+    "nn.TotalVariation": _simple(nn.Identity),  # of fast-neural-style: it acts on gradients alone
+    "nn.Transpose": shape.transpose,
+    "nn.Unsqueeze": shape.unsqueeze,
+    "nn.View": shape.view,
+    # tables
+    "nn.CAddTable": shape.add_table,
+    "nn.CDivTable": _simple(modules_tables.CDivTable),
+    "nn.CMaxTable": _simple(modules_tables.CMaxTable),
+    "nn.CMinTable": _simple(partial(modules_tables.CMaxTable, smallest=True)),
+    "nn.CMulTable": _simple(modules_tables.CMulTable),
+    "nn.CSubTable": _simple(modules_tables.CSubTable),
+    "nn.FlattenTable": _simple(modules_tables.FlattenTable),
+    "nn.JoinTable": shape.join_table,
+    "nn.MixtureTable": shape.mixture_table,
+    "nn.NarrowTable": shape.narrow_table,
+    "nn.SelectTable": shape.select_table,
+    "nn.SplitTable": shape.split_table,
 }
 
-# Containers: what they are made of their children. DataParallelTable's children are copies of one network.
-CONTAINERS: dict[str, Callable[[list[nn.Module]], nn.Module]] = {
-    "nn.ConcatTable": ConcatTable,
-    "nn.DataParallelTable": lambda children: children[0],
-    "nn.Sequential": lambda children: Sequential(*children),
+
+def _sequential(obj: TorchObject, children: list[nn.Module]) -> nn.Module:
+    return Sequential(*children)
+
+
+def _listed(kind: Callable[[list[nn.Module]], nn.Module], obj: TorchObject, children: list[nn.Module]) -> nn.Module:
+    return kind(children)
+
+
+def _concat(kind: type[Concat] | type[DepthConcat], obj: TorchObject, children: list[nn.Module]) -> nn.Module:
+    return kind(children, dimension(obj))
+
+
+def _parallel(obj: TorchObject, children: list[nn.Module]) -> nn.Module:
+    return Parallel(children, dimension(obj, "inputDimension"), dimension(obj, "outputDimension"))
+
+
+def _first(obj: TorchObject, children: list[nn.Module]) -> nn.Module:
+    """The network itself; an nn.DataParallelTable's further modules are copies of the first."""
+    if not children:
+        raise obj.error(f"an {obj.class_name} without a network")
+    return children[0]
+
+
+CONTAINERS: dict[str, ContainerBuilder] = {
+    "nn.Concat": partial(_concat, Concat),
+    "nn.ConcatTable": partial(_listed, ConcatTable),
+    "nn.DataParallelTable": _first,
+    "nn.DenseConnectLayerCustom": partial(_listed, DenseConnectLayer),
+    "nn.DepthConcat": partial(_concat, DepthConcat),
+    "nn.Parallel": _parallel,
+    "nn.ParallelTable": partial(_listed, ParallelTable),
+    "nn.Sequential": _sequential,
 }

@@ -1,0 +1,304 @@
+"""convert_graph.py: what it writes does what the graph does and reads well; errors are one line and leave nothing."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from conversion import convert_graph, graph, input_shape, source, t7
+from tests.conftest import FIXTURES, ROOT
+from tests.conversion.nets import (
+    NETWORKS,
+    Layer,
+    Longs,
+    Net,
+    average,
+    dump,
+    pool,
+    relu,
+    seq,
+    table,
+    view,
+)
+from tests.conversion.rewrite import Rewriter
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*is deprecated")
+SHAPES = {"alexnet": "2,3,67,67"}  # 67 is no size that is tried
+
+
+def run(capsys, *arguments):
+    try:
+        status = convert_graph.main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        status = stopped.code
+    return status, *capsys.readouterr()
+
+
+def write(tmp_path, root):
+    path = tmp_path / "net.t7"
+    path.write_bytes(dump(root))
+    return path
+
+
+def converted(capsys, path, out, *arguments):
+    """The module that was written, after it was imported, and what was printed."""
+    status, stdout, stderr = run(capsys, path, "--out", out, *arguments)
+    assert (status, stderr) == (0, "")
+    assert sorted(os.listdir(out.parent)) == sorted({*os.listdir(out.parent), f"{out.name}.py", f"{out.name}.pth"})
+    spec = importlib.util.spec_from_file_location(out.name, f"{out}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, stdout
+
+
+def refused(capsys, tmp_path, path, *arguments, out="new/net", status=2):
+    """One line on stderr, nothing on stdout, nothing left behind; the line."""
+    before = sorted(tmp_path.rglob("*"))
+    got, stdout, stderr = run(capsys, path, "--out", tmp_path / out, *arguments)
+    assert (got, stdout) == (status, ""), stderr
+    assert stderr.startswith("convert_graph: ")
+    assert stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    return stderr
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network_and_its_source_agree(tmp_path, capsys, name):
+    path = write(tmp_path, NETWORKS[name]())
+    options = ["--input-shape", SHAPES[name]] if name in SHAPES else []
+    module, stdout = converted(capsys, path, tmp_path / f"my_{name}", *options)
+    assert "bit-equal to the graph of" in stdout
+    text = (tmp_path / f"my_{name}.py").read_text()
+    assert "conversion" not in text
+    assert "lambda" not in text
+    assert max(map(len, text.splitlines())) <= 120
+    shape = tuple(map(int, text.partition("It takes (")[2].partition(")")[0].split(",")))
+    x = torch.rand(2, *shape[1:])
+    literal, model = graph.to_module(t7.load(path)), getattr(module, f"my_{name}")(tmp_path / f"my_{name}.pth")
+    with torch.no_grad():
+        expected = literal(x.clone())
+        assert torch.equal(model(x.clone()), expected)
+        assert torch.equal(torch.jit.script(model)(x.clone()), expected)
+    weights = torch.load(tmp_path / f"my_{name}.pth", weights_only=True)
+    assert weights.keys() == model.state_dict().keys()
+    if ruff := shutil.which("ruff"):
+        files = [ruff, "--isolated", "--line-length", "120", str(tmp_path / f"my_{name}.py")]
+        subprocess.run([files[0], "format", "--check", *files[1:]], check=True, capture_output=True)
+        subprocess.run([files[0], "check", "--select", "E,F,W,I,UP", *files[1:]], check=True, capture_output=True)
+
+
+def test_shortcut_a_by_torch_s_own_functions(tmp_path):
+    """fb.resnet.torch's widening block, written down once more without anything of ours."""
+    net = Net(20)
+    body = seq(net.conv(4, 8, 3, 2, 1, bias=False), net.bn(8), relu(), net.conv(8, 8, 3, 1, 1, bias=False), net.bn(8))
+    zeros = Layer("nn.MulConstant", constant_scalar=0, inplace=False)
+    shortcut = seq(average(1, 2), table(Layer("nn.Identity"), zeros, kind="nn.Concat", dimension=2))
+    block = seq(table(body, shortcut), Layer("nn.CAddTable", inplace=True), relu())
+    x = torch.from_numpy(net.array(2, 4, 6, 6))
+    with torch.no_grad():
+        got = graph.to_module(t7.load(write(tmp_path, block)))(x.clone())
+
+    def arrays(layer, *names):
+        return [torch.from_numpy(layer.fields[name]) for name in names]
+
+    first, bn1, _, second, bn2 = body.fields["modules"]
+    y = F.conv2d(x, *arrays(first, "weight"), stride=2, padding=1)
+    y = F.batch_norm(y, *arrays(bn1, "running_mean", "running_var", "weight", "bias")).relu()
+    y = F.conv2d(y, *arrays(second, "weight"), padding=1)
+    y = F.batch_norm(y, *arrays(bn2, "running_mean", "running_var", "weight", "bias"))
+    small = x[:, :, ::2, ::2]
+    torch.testing.assert_close(got, (y + torch.cat([small, torch.zeros_like(small)], 1)).relu(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", sorted((FIXTURES / "layers").glob("*.t7")), ids=lambda path: path.stem)
+def test_every_recorded_layer(tmp_path, path):
+    given = t7.load(path)["input"]
+    convert_graph.convert(path, tmp_path / "layer", given.shape)
+
+
+def forward_of(capsys, tmp_path, root, shape):
+    module, _ = converted(capsys, write(tmp_path, root), tmp_path / "net_", "--input-shape", shape)
+    text = (tmp_path / "net_.py").read_text()
+    lines = text.rpartition("\n\n\ndef net_")[0].rpartition("def forward(")[2].splitlines()
+    return lines, module
+
+
+def test_the_source_reads_as_straight_lines(tmp_path, capsys):
+    """A variable is used again as soon as nobody needs it, and not before."""
+    split = seq(Layer("nn.SplitTable", dimension=2), table(relu(), Layer("nn.Tanh"), kind="nn.ParallelTable"))
+    crossed = table(Layer("nn.SelectTable", index=2), Layer("nn.SelectTable", index=1))
+    root = seq(
+        table(Layer("nn.Identity"), Layer("nn.Tanh")), crossed,
+        table(Layer("nn.Exp"), Layer("nn.Square"), kind="nn.ParallelTable"),
+        table(Layer("nn.FlattenTable"), Layer("nn.NarrowTable", offset=1, length=1)), Layer("nn.FlattenTable"),
+        Layer("nn.JoinTable", dimension=2), split, Layer("nn.CAddTable", inplace=False),
+    )  # fmt: skip
+    lines, _ = forward_of(capsys, tmp_path, root, "5,1")
+    assert lines[1:] == [
+        "        # x: (5, 1)",
+        "        y = self.tanh1(x)  # (5, 1)",
+        "        y = self.exp1(y)  # (5, 1)",
+        "        x = self.square1(x)  # (5, 1)",
+        "        y = self.join1([y, x, y])  # (5, 3)",
+        "        parts1 = self.split1(y)  # 3 of (5,)",
+        "        x = self.relu1(parts1[0])  # (5,)",
+        "        y = self.tanh2(parts1[1])  # (5,)",
+        "        x = self.add1([x, y])  # (5,)",
+        "        return x",
+    ]
+
+
+def test_parallel_and_a_result_of_several_tensors(tmp_path, capsys):
+    root = seq(
+        table(Layer("nn.Exp"), Layer("nn.Square"), kind="nn.Parallel", inputDimension=2, outputDimension=1),
+        table(Layer("nn.Identity"), Layer("nn.Abs")),
+    )
+    lines, module = forward_of(capsys, tmp_path, root, "3,2")
+    assert lines[-1] == "        return [y, x]"
+    x = torch.rand(3, 2)
+    first, second = module.net_()(x)
+    assert torch.equal(first, torch.cat([x[:, 0].exp(), x[:, 1].square()]))
+    assert torch.equal(second, first)
+
+
+def test_a_shared_module_is_one_submodule(tmp_path, capsys):
+    net = Net()
+    twice, other = net.linear(3, 3), net.linear(3, 3)
+    lines, _ = forward_of(capsys, tmp_path, seq(twice, other, twice), "1,3")
+    names = [line.strip().partition("(")[0] for line in lines if "self." in line]
+    assert names == ["x = self.fc1", "x = self.fc2", "x = self.fc1"]
+
+
+def test_long_lines_are_broken_as_a_formatter_would(tmp_path, capsys):
+    net = Net()
+    wide = Layer(
+        "nn.VolumetricDilatedConvolution", **{**net.conv(1024, 1024, 1, groups=1024).fields, "kT": 1, "dT": 1,
+        "padT": 100, "padH": 100, "padW": 100, "dilationT": 10, "dilationH": 10, "dilationW": 10}
+    )  # fmt: skip
+    module = graph.to_module(t7.load(write(tmp_path, wide))).to("meta")
+    text, _ = source.generate(module, "Wide", torch.empty(1, 1024, 1, 1, 1, device="meta"), "")
+    assert all(len(line) <= 120 for line in text.splitlines())
+    many = seq(table(*[Layer("nn.Exp") for _ in range(60)]), Layer("nn.JoinTable", dimension=1))
+    module = graph.to_module(t7.load(write(tmp_path, many)))
+    text, _ = source.generate(module, "Many", torch.empty(1), "")
+    assert all(len(line) <= 120 for line in text.splitlines())
+    path = tmp_path / "many.py"
+    path.write_text(f"{text}\n")
+    if ruff := shutil.which("ruff"):
+        command = [ruff, "format", "--check", "--isolated", "--line-length=120", path]
+        subprocess.run(command, check=True, capture_output=True)
+
+
+def infer(tmp_path, root):
+    obj = t7.load(write(tmp_path, root))
+    return input_shape.infer(obj, graph.to_module(obj))
+
+
+def test_input_shapes_are_inferred(tmp_path):
+    net = Net()
+    cifar = seq(net.conv(3, 4, 3, 1, 1), average(8, 8), average(4, 1), view(4, dims=3), net.linear(4, 2))
+    assert infer(tmp_path, cifar) == (1, 3, 32, 32)  # at 224, View would make a batch of 49 of it
+    lenet = seq(net.conv(1, 4, 5), pool("nn.SpatialMaxPooling", 2, 2), view(576), net.linear(576, 2))
+    assert infer(tmp_path, lenet) == (1, 1, 28, 28)
+    assert infer(tmp_path, seq(net.linear(7, 2))) == (1, 7)
+    assert infer(tmp_path, seq(net.bn(5), net.conv(5, 1))) == (1, 5, 224, 224)
+    used = net.conv(3, 4, kind="cudnn.SpatialConvolution")
+    used.fields["iSize"] = Longs([16, 3, 20, 30])
+    assert infer(tmp_path, seq(used)) == (1, 3, 20, 30)
+    deep = Layer("nn.VolumetricConvolution", **{**net.conv(3, 4, 3).fields, "kT": 3, "dT": 1, "padT": 0,
+                 "weight": net.array(4, 3, 3, 3, 3)})  # fmt: skip
+    assert infer(tmp_path, seq(deep)) == (1, 3, 16, 224, 224)
+
+
+def test_a_network_in_a_table_and_in_a_data_parallel_table(tmp_path, capsys):
+    net = seq(Net().linear(3, 2))
+    content = {
+        "model": Layer("nn.DataParallelTable", modules=[net]), "epoch": 3, "criterion": Layer("nn.ClassNLLCriterion"),
+        "optimState": {"learningRate": 0.1},
+    }  # fmt: skip
+    module, _ = converted(capsys, write(tmp_path, content), tmp_path / "new" / "AlexNet")
+    assert module.AlexNet()(torch.ones(4, 3)).shape == (4, 2)  # no function of a name that is the class's
+
+
+def test_double_becomes_single_precision(tmp_path, capsys):
+    path = tmp_path / "double.t7"
+    path.write_bytes(Rewriter(kind="Double").dump(t7.load(write(tmp_path, seq(Net().linear(3, 2))))))
+    assert next(graph.to_module(t7.load(path)).parameters()).dtype == torch.float64
+    converted(capsys, path, tmp_path / "single")
+    weights = torch.load(tmp_path / "single.pth", weights_only=True)
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+
+
+def test_from_another_folder_and_over_older_files(tmp_path):
+    write(tmp_path, NETWORKS["vgg"]())
+    (tmp_path / "vgg.py").write_text("an older one")
+    command = [sys.executable, str(ROOT / "conversion" / "convert_graph.py"), "net.t7", "--out", "vgg"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(os.listdir(tmp_path)) == ["net.t7", "vgg.pth", "vgg.py"]
+    code = (
+        "import sys, torch, vgg; print(vgg.vgg('vgg.pth')(torch.zeros(1, 3, 32, 32)).shape, "
+        "any(name.startswith('conversion') for name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.strip() == "torch.Size([1, 10]) False"
+
+
+@pytest.mark.parametrize(
+    ("root", "arguments", "cause"),
+    [(seq(relu()), [], "cannot be inferred: give it, such as --input-shape 1,3,224,224"),
+     (seq(Layer("nn.JoinTable", dimension=1)), [], "takes a table of inputs"),
+     (seq(table(relu(), kind="nn.ParallelTable")), [], "takes a table of inputs"),
+     (seq(Net().linear(3, 2)), ["--input-shape", "1,4"], "does not run on an input of shape (1, 4)"),
+     (seq(Layer("nn.CAddTable")), ["--input-shape", "1"], "does not run on an input of shape (1,)"),
+     (seq(relu()), ["--input-shape", "1,0"], "expected sizes such as 1,3,224,224, got '1,0'"),
+     (seq(relu()), ["--input-shape", "99999999,99999999"], "is more than the"),
+     (seq(relu(), Layer("nn.Riddle"), Layer("nn.Mystery")), [], "nn.Mystery at modules[3]; nn.Riddle at modules[2]"),
+     ({"a": seq(relu()), "b": relu()}, [], "expected one network, got 2: nn.Sequential at a, nn.ReLU at b"),
+     ({"epoch": 1, "loss": Layer("nn.MSECriterion")}, [], "expected a network or a table with one in it"),
+     (3, [], "expected a network or a table with one in it, got 3")],
+)  # fmt: skip
+def test_what_cannot_be_converted(tmp_path, capsys, root, arguments, cause):
+    assert cause in refused(capsys, tmp_path, write(tmp_path, root), *arguments)
+
+
+@pytest.mark.parametrize("name", ["my-net", "2net", "class", "net.py", "torch", "json", "_", "é"])
+def test_names_that_python_cannot_import(tmp_path, capsys, name):
+    assert "--out: " in refused(capsys, tmp_path, write(tmp_path, seq(relu())), out=name)
+
+
+def test_a_class_of_the_name_of_a_copied_one(tmp_path, capsys):
+    module, _ = converted(capsys, write(tmp_path, seq(view(3, dims=1), Net().linear(3, 2))), tmp_path / "view")
+    assert module.view()(torch.zeros(2, 3)).shape == (2, 2)
+    assert type(module.view()).__name__ == "ViewNet"
+
+
+def test_bad_files_and_bad_usage(tmp_path, capsys):
+    assert "cannot be read" in refused(capsys, tmp_path, tmp_path / "absent.t7")
+    assert "--frobnicate" in refused(capsys, tmp_path, "x", "--frobnicate")
+    (tmp_path / "file").touch()
+    path = write(tmp_path, seq(Net().linear(3, 2)))
+    refused(capsys, tmp_path, path, out="file/net")
+    (tmp_path / "taken.pth").mkdir()
+    assert "is a directory" in refused(capsys, tmp_path, path, out="taken")
+
+
+def test_source_that_gives_other_values_is_not_written(tmp_path, capsys, monkeypatch):
+    path = write(tmp_path, seq(Net().linear(3, 2), relu()))
+    honest = source.generate
+
+    def changed(*arguments):
+        text, state = honest(*arguments)
+        return text.replace("x = self.relu1(x)", "x = self.relu1(x) + 1e-6"), state
+
+    monkeypatch.setattr(source, "generate", changed)
+    assert "gives other values than the graph" in refused(capsys, tmp_path, path, status=1)
+    monkeypatch.setattr(source, "generate", lambda *arguments: (honest(*arguments)[0], {}))
+    assert "does not run, nothing is written: RuntimeError: Error(s) in loading" in refused(
+        capsys, tmp_path, path, status=1
+    )
