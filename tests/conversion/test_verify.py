@@ -88,7 +88,7 @@ def test_a_graph_that_cannot_be_run_is_refused(conversion):
 
 
 def test_a_graph_whose_shapes_do_not_fit_is_refused(conversion):
-    put(find(conversion.model, "modules[8]"), "numInputDims", 2)
+    put(find(conversion.model, "modules[7]"), "kW", 50)
     with pytest.raises(t7.T7Error, match="the file's graph cannot be run: "):
         verify.verify(conversion)
 
