@@ -222,6 +222,7 @@ def _write(files: dict[Path, bytes]) -> None:
     directory = next(iter(files)).parent
     made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     temporary: dict[Path, Path] = {}
+    new = [path for path in files if not path.exists()]
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for path, data in files.items():
@@ -235,7 +236,7 @@ def _write(files: dict[Path, bytes]) -> None:
         for path, written in temporary.items():
             os.replace(written, path)
     except BaseException:
-        for leftover in temporary.values():
+        for leftover in [*temporary.values(), *new]:
             leftover.unlink(missing_ok=True)
         for folder in made:
             if folder.exists() and not any(folder.iterdir()):
