@@ -1,4 +1,5 @@
 import lzma
+import shutil
 import socket
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def models(tmp_path_factory):
 @pytest.fixture(scope="session")
 def sample(models):
     return models["cifar10_resnext11_4x8d_C_nested"]
+
+
+@pytest.fixture(scope="session")
+def full_size(tmp_path_factory):
+    """ResNeXt-50 as Torch7 wrote it, unpacked."""
+    packed = SHARED / "models" / "resnext_50_32x4d.t7.xz"
+    if not packed.exists():
+        pytest.skip("the full-size checkpoint (191 MB) is not part of the repository")
+    path = tmp_path_factory.mktemp("full") / "resnext_50_32x4d.t7"
+    with lzma.open(packed) as source, path.open("wb") as target:
+        shutil.copyfileobj(source, target, 2**22)
+    return path
 
 
 @pytest.fixture(scope="session")

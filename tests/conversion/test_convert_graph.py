@@ -142,6 +142,7 @@ def test_from_another_folder_and_over_older_files(tmp_path):
     write(tmp_path, NETWORKS["vgg"]())
     (tmp_path / "vgg.py").write_text("an older one")
     command = [sys.executable, str(ROOT / "conversion" / "convert_graph.py"), "net.t7", "--out", "vgg"]
+    command += ["--input-shape", "1,3,32,32"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(os.listdir(tmp_path)) == ["net.t7", "vgg.pth", "vgg.py"]

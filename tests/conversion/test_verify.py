@@ -1,7 +1,6 @@
 """The proof passes for what is right, and fails for each kind of thing that is wrong."""
 
 import dataclasses
-import lzma
 import math
 
 import numpy as np
@@ -143,11 +142,8 @@ def test_comparison(got, expected, equal, relative):
     assert result.relative_error == pytest.approx(relative)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the full-size checkpoint (191 MB) is not part of the repository")
-def test_full_size_file(tmp_path, torchvision):
-    path = tmp_path / "resnext_50_32x4d.t7"
-    path.write_bytes(lzma.decompress((SHARED / "models" / "resnext_50_32x4d.t7.xz").read_bytes()))
-    conversion = mapping.convert(t7.load(path))
+def test_full_size_file(full_size, torchvision):
+    conversion = mapping.convert(t7.load(full_size))
     assert conversion.architecture.name == "resnext50_32x4d"
     proof = verify.verify(conversion)
     assert proof.passed

@@ -1,6 +1,5 @@
 """pretrained=True in processes: many at once, killed ones, and from the hub with the full-size file."""
 
-import lzma
 import multiprocessing
 import os
 import random
@@ -9,12 +8,10 @@ import subprocess
 import sys
 import time
 
-import pytest
-
 import resnext
 from conversion import build
 from resnext import cache, records, weights
-from tests.conftest import ROOT, SHARED
+from tests.conftest import ROOT
 from tests.resnext.conftest import NAME, Site, assert_right
 
 fork = multiprocessing.get_context("fork")  # torch is imported already, and is not made to compute in the children
@@ -55,13 +52,10 @@ def test_a_process_killed_at_any_moment_leaves_nothing_that_passes_for_whole(hos
     assert not list(home.glob("*.partial*"))
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the full-size checkpoint (191 MB) is not part of the repository")
-def test_hub_entry_end_to_end_with_the_full_size_file(home, tmp_path, httpserver):
+def test_hub_entry_end_to_end_with_the_full_size_file(home, tmp_path, httpserver, full_size):
     """In processes of their own, as users run it; the second one with the network cut."""
-    served = tmp_path / "resnext_50_32x4d.t7"
-    served.write_bytes(lzma.decompress((SHARED / "models" / "resnext_50_32x4d.t7.xz").read_bytes()))
     site = Site(httpserver)
-    site.files[served.name] = served.read_bytes()
+    site.files[full_size.name] = full_size.read_bytes()
     script = f"""
 import socket, sys, torch
 if sys.argv[1] == 'cut':
@@ -77,5 +71,5 @@ print(sum(p.numel() for p in model.parameters()))
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stdout == "25028904\n"
-    assert site.asked == [served.name]
+    assert site.asked == [full_size.name]
     assert [path.name[:24] for path in home.glob("*.pth")] == ["resnext50_32x4d_typeC-2d"]
