@@ -24,7 +24,6 @@ from conversion.verify import Proof
 
 FORMATS = ("pth", "safetensors")
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-FORM = "C"  # of what is written; the file that is read may hold form B
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def make_record(conversion: Conversion, source: SourceFile, proof: Proof | None)
     )
     return {
         "arch": architecture.name,
-        "form": FORM,
+        "form": conversion.form,
         "architecture": {**asdict(architecture), "depth": architecture.depth, "parameters": parameters},
         "tensor_digest": tensor_digest(conversion.state_dict),
         "source": {**asdict(source), "form": conversion.source_form, "notes": conversion.notes},

@@ -36,6 +36,7 @@ def build(
     license_: str,
     sha256: str | None = None,
     expected: str | None = None,
+    form: str = "C",
     file_format: str = "pth",
     prove: bool = True,
     progress: bool = True,
@@ -48,6 +49,7 @@ def build(
         license_: licence of the weights, for the sidecar.
         sha256: digest of the Torch7 file where it is known already.
         expected: the architecture that it must be, e.g. `resnext50_32x4d`.
+        form: of what is written, "A", "B" or "C", whatever that of the file.
         file_format: "pth" or "safetensors".
         prove: compare with the file's own graph (`verify`).
         progress: show progress bars if stderr is a terminal.
@@ -57,7 +59,7 @@ def build(
     root = t7.load(path)  # no values yet; refuses what is no Torch7 file before it is read for its digest
     with concurrent.futures.ThreadPoolExecutor(1) as pool:  # the digest takes as long as the conversion: side by side
         digest = pool.submit(_digest, path, sha256)
-        conversion = mapping.convert(root, _bar("reading", progress))
+        conversion = mapping.convert(root, _bar("reading", progress)).in_form(form)
         name = conversion.architecture.name
         if expected not in (None, name):
             raise t7.T7Error(f"expected {expected}, got {name}", path=str(path))

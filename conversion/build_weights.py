@@ -5,7 +5,7 @@
     python conversion/build_weights.py --t7 my_checkpoint.t7
     python conversion/build_weights.py --sample               a small genuine checkpoint that comes along
 
-Writes <arch>_typeC-<first 8 hex of SHA-256>.pth and a .json beside it that says where it came from. Exit status:
+Writes <arch>_type<form>-<first 8 hex of SHA-256>.pth and a .json beside it that says where it came from. Exit status:
 0 done; 1 the proof failed, nothing was written; 2 bad usage or input, nothing was written.
 """
 
@@ -72,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         help="which published network to download (default: resnext50_32x4d); with --t7 or --sample, what it must be",
     )
     parser.add_argument("--out", type=Path, default=Path("weights"), metavar="DIR", help="default: ./weights")
+    parser.add_argument(
+        "--form", choices=("A", "B", "C"), help="of the paper's figure 3; default: that of --arch, or C"
+    )
     parser.add_argument("--format", choices=("pth", "safetensors"), default="pth", help="default: pth")
     parser.add_argument("--no-verify", action="store_true", help="leave out the proof (the sidecar will say so)")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each network, no summary")
@@ -92,9 +95,19 @@ def _run(options: argparse.Namespace) -> None:
     from resnext.transport import check_url
     from resnext.zoo import parse_name
 
-    for option, value in (("--no-verify", options.no_verify), ("--format safetensors", options.format != "pth")):
+    arch, form = parse_name(options.arch) if options.arch else (None, None)
+    if options.form and form and options.form != form:
+        raise ValueError(f"--arch {options.arch} and --form {options.form} contradict each other")
+    options.form = options.form or form or "C"
+    for option, value in (
+        ("--no-verify", options.no_verify),
+        ("--format safetensors", options.format != "pth"),
+        (f"form {options.form}", options.form != "C"),
+    ):
         if options.publish and value:
-            raise ValueError(f"--publish and {option} contradict each other: what is published is a proved .pth")
+            raise ValueError(
+                f"--publish and {option} contradict each other: what is published is a proved .pth, form C"
+            )
     if options.all and options.arch:
         raise ValueError("--all and --arch contradict each other")
     if options.publish:
@@ -102,7 +115,6 @@ def _run(options: argparse.Namespace) -> None:
         source = "--sample" if options.sample else options.t7 and options.t7.name
         if source and source not in _licenses():
             raise ValueError(f"--publish and {source} contradict each other: records are of {', '.join(_licenses())}")
-    arch = parse_name(options.arch)[0] if options.arch else None
     if options.t7 is not None:
         _build(options.t7, arch, _licenses().get(options.t7.name, _UNKNOWN_LICENSE), options)
     elif options.sample:
@@ -142,6 +154,7 @@ def _build(path: Path, arch: str | None, license_: str, options: argparse.Namesp
         license_=license_,
         sha256=sha256,
         expected=arch,
+        form=options.form,
         file_format=options.format,
         prove=not options.no_verify,
     )
@@ -196,9 +209,9 @@ def _table(built: Any, url: str | None, seconds: float) -> str:
     source, file, architecture = record["source"], record["file"], record["architecture"]
     rows = {
         "source": f"{source['name']}, {source['size']:,} bytes, sha256 {source['sha256']}",
-        "network": f"{record['arch']} (form {source['form']} in the file), {architecture['num_classes']} classes, "
-        f"{architecture['parameters']:,} parameters",
-        "conversion": "; ".join(source["notes"]) or "every tensor taken over as it stands",
+        "network": f"{record['arch']}, form {record['form']} (form {source['form']} in the file), "
+        f"{architecture['num_classes']} classes, {architecture['parameters']:,} parameters",
+        "conversion": "; ".join(source["notes"]) or "every value taken over as it stands",
         "weights": f"{written.path}, {file['size']:,} bytes",
         "sha256": file["sha256"],
         "tensor digest": record["tensor_digest"],

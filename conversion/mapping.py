@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +18,7 @@ from conversion.structure import ConvNorm, Network, find_model, recognise
 from conversion.t7 import T7Error, Tensor, TorchObject
 from conversion.values import ParameterReader, whole_number
 from resnext.architecture import Architecture
+from resnext.forms import convert_state_dict
 from resnext.model import ResNeXt
 
 _POOLED_STRIDE = {"imagenet": 32, "cifar": 4}  # pixels of the input to one of the last feature map
@@ -25,7 +26,7 @@ _POOLED_STRIDE = {"imagenet": 32, "cifar": 4}  # pixels of the input to one of t
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a Torch7 file holds, as a ResNeXt of form C.
+    """What a Torch7 file holds, as a ResNeXt; of form C unless it is rewritten.
 
     Attributes:
         architecture: read off the file.
@@ -35,6 +36,7 @@ class Conversion:
         image_size: height and width in pixels of the input that the file's average pooling is made for.
         stages: name of each stage to the object path of the module that gives its output.
         notes: whatever was not taken over as it stands, for people to read.
+        form: of the state_dict.
     """
 
     architecture: Architecture
@@ -44,6 +46,11 @@ class Conversion:
     image_size: int
     stages: dict[str, str]
     notes: list[str]
+    form: str = "C"
+
+    def in_form(self, form: str) -> Conversion:
+        """The same with the state_dict rewritten. Raises ValueError for an unknown form."""
+        return replace(self, state_dict=convert_state_dict(self.state_dict, self.form, form), form=form)
 
 
 def convert(root: Any, progress: Callable[[list[Any]], Iterable[Any]] = iter) -> Conversion:

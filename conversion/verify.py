@@ -21,6 +21,7 @@ from resnext.architecture import Architecture
 from resnext.model import ResNeXt
 
 LOGITS_TOLERANCE = 1e-6  # relative (norm), in float32: what another order of the same sums amounts to
+FORM_A_TOLERANCE = 1e-12  # in float64: it adds up in another order in every bottleneck, and deep networks magnify that
 BATCH = 2
 SEED = 0
 
@@ -50,11 +51,11 @@ class Proof:
     logits: Comparison
     first_difference: str | None
     torchvision: str
-    tolerance: float = LOGITS_TOLERANCE
+    tolerance: float
+    dtype: str
     image_size: int = 224
     batch: int = BATCH
     seed: int = SEED
-    dtype: str = "float32"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -75,24 +76,29 @@ class Proof:
 
 
 def verify(conversion: Conversion, progress: Callable[[list[Any]], Iterable[Any]] = iter) -> Proof:
-    """Run both readings of the file on the same random images, in float32 and evaluation mode.
+    """Run both readings of the file on the same random images, in evaluation mode and float32; form A in float64.
 
-    Passes if the logits agree within LOGITS_TOLERANCE and are finite, and torchvision's, where it is there, too.
+    Passes if the logits agree within LOGITS_TOLERANCE (form A: FORM_A_TOLERANCE) and are finite, and torchvision's,
+    where it is there, too.
     `progress` wraps the loop over the networks. Raises UnsupportedLayerError for a graph that cannot be run.
     """
-    literal = graph.to_module(conversion.model).float()
-    converted = conversion.architecture.build_empty()
+    dtype, tolerance = torch.float32, LOGITS_TOLERANCE
+    if conversion.form == "A":
+        dtype, tolerance = torch.float64, FORM_A_TOLERANCE
+    literal = graph.to_module(conversion.model).to(dtype)
+    converted = conversion.architecture.build_empty(form=conversion.form)
     converted.load_state_dict(conversion.state_dict, strict=True, assign=True)
-    reference, why_not = _torchvision_model(conversion.architecture, conversion.state_dict)
+    converted = converted.to(dtype).eval()
+    reference, why_not = _torchvision_model(conversion.architecture, conversion.in_form("C").state_dict)
 
     size = conversion.image_size
     generator = torch.Generator().manual_seed(SEED)
-    images = torch.randn(BATCH, conversion.architecture.in_channels, size, size, generator=generator)
+    images = torch.randn(BATCH, conversion.architecture.in_channels, size, size, generator=generator).to(dtype)
     paths = {path: name for name, path in conversion.stages.items()}
     literal_stages = {paths[path]: module for path, module in graph.modules_by_path(literal).items() if path in paths}
-    networks = [(literal, literal_stages), (converted.eval(), _stages(converted))]
+    networks = [(literal, literal_stages), (converted, _stages(converted))]
     if reference is not None:
-        networks.append((reference, {}))
+        networks.append((reference.to(dtype), {}))
     with _one_thread():
         try:
             outputs = [_run(network, stages, images) for network, stages in progress(networks)]
@@ -103,17 +109,19 @@ def verify(conversion: Conversion, progress: Callable[[list[Any]], Iterable[Any]
     stages = [compare(name, got[name], expected[name]) for name in conversion.stages]
     logits = compare("logits", got["logits"], expected["logits"])
     first = next((item.name for item in [*stages, logits] if not item.bit_equal), None)
-    passed = logits.relative_error <= LOGITS_TOLERANCE  # false for NaN
-    reason = f"logits within {logits.relative_error:.1e} of the file's own graph; allowed {LOGITS_TOLERANCE:.0e}"
+    passed = logits.relative_error <= tolerance  # false for NaN
+    reason = f"logits within {logits.relative_error:.1e} of the file's own graph; allowed {tolerance:.0e}"
     if reference is not None:
         versus = compare("torchvision", got["logits"], outputs[2]["logits"])
         why_not = "bit-equal logits" if versus.bit_equal else f"logits within {versus.relative_error:.1e}"
-        if not versus.relative_error <= LOGITS_TOLERANCE:
+        if not versus.relative_error <= tolerance:
             passed, reason = False, f"torchvision's model gives other logits: {why_not}"
     if first is not None and not passed:
         worst = next(item for item in [*stages, logits] if item.name == first)
         reason += f"; first to differ: {first}, by {worst.relative_error:.1e}"
-    return Proof(passed, reason, stages, logits, first, why_not, image_size=size)
+    return Proof(
+        passed, reason, stages, logits, first, why_not, tolerance, str(dtype).removeprefix("torch."), image_size=size
+    )
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from resnext import info
 from resnext.cache import find_cached, verify_cached
 from resnext.checkpoint import WeightsError
 from resnext.command_line import CommandError, Parser, table
@@ -15,6 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status: 0 done, 1 something is wrong with what was looked at, 2 bad usage."""
     parser = Parser(prog="python -m resnext", description="The original ResNeXt for PyTorch.")
     commands = parser.add_subparsers(required=True, metavar="command")
+    info.add_command(commands)
     weights = commands.add_parser("weights", help="what is published, and what of it is in the cache")
     weights.add_argument("--verify", action="store_true", help="check the full SHA-256 of every cached file")
     weights.set_defaults(run=_weights)

@@ -13,6 +13,7 @@ import torch
 from resnext.configuration import data_set
 from resnext.features import ResNeXtFeatures
 from resnext.model import ResNeXt
+from resnext.stages import EXPANSION, block_width
 
 IMAGENET_LAYERS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _DOWNSAMPLE = re.compile(r"layer\d\.[1-9]\d*\.downsample\.0\.weight")  # in a block that is not the first of its stage
@@ -43,6 +44,38 @@ class Architecture:
         """
         ambiguous = self.stem == "cifar" and self.depth in IMAGENET_LAYERS
         return f"resnext{self.depth}_{self.cardinality}x{self.base_width}d" + ("_cifar" if ambiguous else "")
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels that the authors report for."""
+        return 224 if self.stem == "imagenet" else 32
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(parameter.numel() for parameter in self.build_empty().parameters())
+
+    def multiply_adds(self, image_size: int | None = None) -> int:
+        """Multiplications of the convolutions and the classifier for one square image; the paper's FLOPs."""
+        size = image_size or self.image_size
+        if self.stem == "imagenet":
+            size = _half(size)
+            total = size**2 * 64 * self.in_channels * 7**2
+            size = _half(size)
+        else:
+            total = size**2 * 64 * self.in_channels * 3**2
+        channels = 64
+        for stage, count in enumerate(self.layers):
+            planes = 64 * 2**stage
+            path, outputs = block_width(planes, self.base_width), planes * EXPANSION
+            width = path * self.cardinality
+            for block in range(count):
+                before, size = size, _half(size) if stage > 0 and block == 0 else size
+                total += before**2 * channels * width + size**2 * width * (path * 3**2 + outputs)
+                if channels != outputs or self.shortcut == "C":
+                    total += size**2 * channels * outputs
+                channels = outputs
+        return total + channels * self.num_classes
 
     @property
     def data_set(self) -> str:
@@ -99,6 +132,10 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, t
     ]
     if problems:
         raise ValueError(f"not the weights of {name}: {'; '.join(problems)}")
+
+
+def _half(size: int) -> int:
+    return (size + 1) // 2  # as a stride of 2 with the padding of "same" leaves it
 
 
 def _blocks(stage: int, names: Container[str]) -> int:

@@ -80,7 +80,9 @@ def _convert_t7(path: str) -> dict[str, Tensor]:
     except t7.T7Error as error:
         raise WeightsError(str(error)) from error
     if conversion.notes:
-        warnings.warn(f"{path}: {'; '.join(conversion.notes)}", stacklevel=5)
+        warnings.warn(
+            f"{path}: {'; '.join(conversion.notes)}", stacklevel=6
+        )  # whoever called create or from_checkpoint
     return conversion.state_dict
 
 

@@ -9,7 +9,6 @@ import torch
 
 from resnext.model import ResNeXt
 from resnext.stages import block_width
-from resnext.zoo import ARCHITECTURES
 from tests.conftest import randomize
 
 TINY = {"cardinality": 4, "base_width": 8, "stem": "cifar", "num_classes": 10}
@@ -37,33 +36,6 @@ def test_bit_equal_to_torchvision_with_the_same_weights_both_ways(torchvision, t
     with torch.no_grad():
         assert torch.equal(ours.train(training)(images), theirs.train(training)(images))
     assert list(ours.state_dict()) == list(theirs.state_dict())
-
-
-def parameters(name):
-    return sum(p.numel() for p in ARCHITECTURES[name].build_empty().parameters())
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("resnext50_32x4d", 25_028_904), ("resnext101_32x4d", 44_177_704), ("resnext101_64x4d", 83_455_272)],
-)
-def test_parameter_counts_of_the_published_networks(name, expected):
-    assert parameters(name) == expected
-
-
-@pytest.mark.parametrize(("name", "millions"), [("resnext29_8x64d", 34.4), ("resnext29_16x64d", 68.1)])
-def test_parameter_counts_of_the_paper_for_cifar(name, millions):
-    assert parameters(name) // 100_000 / 10 == millions  # table 7 cuts, it does not round
-
-
-@pytest.mark.parametrize(
-    ("depth", "layers"), [(50, (3, 4, 6, 3)), (101, (3, 4, 23, 3)), (152, (3, 8, 36, 3)), (29, (3, 3, 3))]
-)
-def test_depth_counts_the_convolutions_on_the_path(depth, layers):
-    with torch.device("meta"):
-        model = ResNeXt(layers, stem="imagenet" if len(layers) == 4 else "cifar")
-    convolutions = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Conv2d) and "downsample" not in n]
-    assert len(convolutions) + 1 == depth
 
 
 @pytest.mark.parametrize(("planes", "base_width", "width"), [(64, 4, 4), (512, 4, 32), (64, 14, 14), (96, 3, 4)])

@@ -1,0 +1,106 @@
+"""The family: what the networks are, held against the tables of the paper."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from resnext.__main__ import main
+from resnext.architecture import Architecture
+from resnext.stages import EXPANSION, block_width
+from resnext.zoo import ARCHITECTURES
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "multiply_adds"),
+    [("resnext50_1x64d", 25.5, 4.1), ("resnext50_32x4d", 25.0, 4.2)],
+)
+def test_table_1(name, parameters, multiply_adds):
+    architecture = ARCHITECTURES[name]
+    assert architecture.parameters / 1e6 == pytest.approx(parameters, abs=0.06)  # it cuts 25.56 and rounds 25.03
+    assert round(architecture.multiply_adds() / 1e9, 1) == multiply_adds
+
+
+@pytest.mark.parametrize(
+    ("cardinality", "width", "group_width"), [(1, 64, 64), (2, 40, 80), (4, 24, 96), (8, 14, 112), (32, 4, 128)]
+)
+def test_table_2_keeps_the_complexity(cardinality, width, group_width):
+    """About 70 k parameters in a bottleneck of the first stage (equation 4), 4.1 G multiply-adds at depth 50."""
+    for depth, giga in ((50, 4.2), (101, 8.0)):
+        architecture = ARCHITECTURES[f"resnext{depth}_{cardinality}x{width}d"]
+        block = architecture.build_empty().layer1[1]
+        assert block.conv2.out_channels == group_width == cardinality * block_width(64, width)
+        convolutions = (block.conv1, block.conv2, block.conv3)
+        weights = sum(convolution.weight.numel() for convolution in convolutions)
+        assert weights == cardinality * (256 * width + 9 * width * width + width * 64 * EXPANSION)
+        assert weights == pytest.approx(70_000, rel=0.05)
+        assert architecture.multiply_adds() / 1e9 == pytest.approx(giga, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("resnext50_32x4d", 25_028_904), ("resnext101_32x4d", 44_177_704), ("resnext101_64x4d", 83_455_272)],
+)
+def test_parameter_counts_of_the_published_networks(name, expected):
+    assert ARCHITECTURES[name].parameters == expected
+
+
+@pytest.mark.parametrize(("name", "millions"), [("resnext29_8x64d", 34.4), ("resnext29_16x64d", 68.1)])
+def test_parameter_counts_of_table_7(name, millions):
+    assert ARCHITECTURES[name].parameters // 100_000 / 10 == millions  # it cuts, it does not round
+
+
+def test_twice_the_complexity_of_table_4():
+    wide = ARCHITECTURES["resnext101_64x4d"].multiply_adds()
+    assert wide / ARCHITECTURES["resnext101_32x4d"].multiply_adds() == pytest.approx(2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size"),
+    [
+        (Architecture((1, 2, 1, 1), 4, 8, shortcut="C"), 97),
+        (Architecture((2, 1, 1), 2, 12, "cifar", in_channels=1), 33),
+    ],
+)
+@pytest.mark.parametrize("form", "ABC")
+def test_multiply_adds_are_those_that_run(architecture, size, form):
+    model = architecture.build_empty(form=form).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.empty(1, architecture.in_channels, size, size, device="meta"))
+    assert counter.get_total_flops() == 2 * architecture.multiply_adds(size)
+
+
+@pytest.mark.parametrize("depth", [50, 101, 152, 29])
+def test_depth_counts_the_convolutions_on_the_path(depth):
+    architecture = next(a for a in ARCHITECTURES.values() if a.depth == depth)
+    modules = architecture.build_empty().named_modules()
+    assert sum(isinstance(m, torch.nn.Conv2d) and "downsample" not in name for name, m in modules) + 1 == depth
+
+
+def test_info_lists_every_network(capsys):
+    assert main(["info"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(ARCHITECTURES)
+    assert lines[5].split() == ["resnext50_32x4d", "50", "25.0", "M", "4.2", "G", "224", "px", "22.2", "%"]
+
+
+def test_info_on_one_network(capsys):
+    assert main(["info", "resnext101_64x4d_typeA"]) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "resnext101_64x4d_typeA",
+        "83,455,272 (83.5 M)",
+        "(15.5 G) for 224 x 224 px",
+        "CC BY-NC 4.0",
+        "20.4 %",
+    ):
+        assert part in text
+    assert main(["info", "resnext29_8x64d"]) == 0
+    assert "none were published" in capsys.readouterr().out
+
+
+def test_info_on_a_typo(capsys):
+    assert main(["info", "resnext50_32x4"]) == 2
+    seen = capsys.readouterr()
+    assert seen.out == ""
+    assert "unknown architecture 'resnext50_32x4'; did you mean resnext50_32x4d" in seen.err
+    assert len(seen.err.splitlines()) == 1
