@@ -7,7 +7,7 @@ layout is that of the authors' code (facebookresearch/ResNeXt, models/resnext.lu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -45,10 +45,6 @@ class ResNeXt(nn.Module):
     `resnext.preprocess` the weights were trained with. Initialised as in the official code. Raises ValueError for a
     configuration that cannot be built.
     """
-
-    # TorchScript would call the property, and then compile it
-    __jit_ignored_attributes__: ClassVar[list[str]] = ["preprocess"]
-    __jit_unused_properties__: ClassVar[list[str]] = ["preprocess"]
 
     def __init__(
         self,
@@ -175,17 +171,17 @@ class ResNeXt(nn.Module):
             if isinstance(stage, CheckpointedSequential):
                 stage.checkpointed = enable
 
-    @property
-    def preprocess(self) -> nn.Module:
-        """Image to the tensor (3, H, W) that these weights were trained on; see `resnext.preprocess`.
+    def preprocess(self, image: Any) -> Tensor:
+        """The input that these weights were trained on; see `resnext.preprocess`, whose module `preprocessing` names.
 
-        Raises ValueError for a network whose input has another number of channels.
+        A PIL image or a uint8 tensor (3, H, W) -> float32 (3, h, w); a batch (N, 3, H, W) -> (N, 3, h, w). Raises
+        ValueError for a network whose input has another number of channels.
         """
-        from resnext.preprocess import get_preprocess
-
         if self.in_channels != 3:
             raise ValueError(
                 f"this network takes {self.in_channels} channels, and the authors' preprocessing gives 3: "
                 "prepare its input yourself"
             )
-        return get_preprocess(self.preprocessing)
+        from resnext.preprocess import get_preprocess
+
+        return get_preprocess(self.preprocessing)(image)

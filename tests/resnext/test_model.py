@@ -1,8 +1,6 @@
 """The network: torchvision's twin bit for bit, and whatever users do to a model."""
 
-import copy
 import math
-import pickle
 
 import pytest
 import torch
@@ -78,20 +76,6 @@ def test_initialisation_is_the_official_one():
             assert (module.bias == 0).all(), name
     assert (model.fc.bias == 0).all()
     assert model.fc.weight.abs().max() <= 1 / math.sqrt(2048)
-
-
-@pytest.mark.parametrize(
-    "transform",
-    [torch.jit.script, torch.fx.symbolic_trace, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)),
-     lambda model: torch.export.export(model, (torch.zeros(2, 3, 32, 32),)).module()],
-    ids=["jit.script", "fx", "deepcopy", "pickle", "export"],
-)  # fmt: skip
-@pytest.mark.parametrize("options", [TINY, {**TINY, "shortcut": "C"}, {**TINY, "stem": "imagenet"}])
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
-def test_transformed_model_gives_the_same_logits(transform, options, images):
-    model = tiny(**options)
-    with torch.no_grad():
-        assert torch.equal(transform(model)(images), model(images))
 
 
 def test_weights_of_an_emptied_model_can_be_initialised_again():

@@ -1,0 +1,289 @@
+"""The options that users of torchvision and timm know; which of them contradict each other."""
+
+import functools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import resnext
+from resnext.architecture import Architecture
+from resnext.blocks import DropPath
+from resnext.features import ResNeXtFeatures
+from resnext.model import ResNeXt
+from tests.conftest import randomize, relative_error
+
+TINY = Architecture((2, 1, 1), cardinality=4, base_width=8, stem="cifar", num_classes=10)
+IMAGENET = Architecture((1, 2, 2, 2), cardinality=2, base_width=4, num_classes=10)
+
+
+@pytest.fixture(scope="module")
+def pth(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("options") / "tiny.pth"
+    torch.save(randomize(TINY.build()).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def same_body(model, path):
+    expected = torch.load(path)
+    found = model.state_dict()
+    return all(torch.equal(value, expected[name]) for name, value in found.items() if not name.startswith("fc."))
+
+
+# --- input and output ------------------------------------------------------------------------------------------------
+
+
+def test_one_channel_gives_what_a_grey_image_gives(pth, images):
+    rgb, grey = resnext.from_checkpoint(pth).eval(), resnext.from_checkpoint(pth, in_channels=1).eval()
+    image = images[:, :1]
+    with torch.no_grad():
+        assert relative_error(grey(image), rgb(image.expand(-1, 3, -1, -1))) < 1e-6
+    assert grey.in_channels == 1
+
+
+def test_no_preprocessing_for_other_channels_than_the_authors(pth):
+    with pytest.raises(ValueError, match="takes 1 channels, and the authors' preprocessing gives 3"):
+        resnext.from_checkpoint(pth, in_channels=1).preprocess(torch.zeros(1, 32, 32, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("channels", [2, 4, 6, 7])
+def test_other_channels_repeat_the_weights_and_keep_their_scale(pth, channels):
+    before = torch.load(pth)["conv1.weight"]
+    model = resnext.from_checkpoint(pth, in_channels=channels)
+    for channel in range(channels):
+        assert torch.allclose(model.conv1.weight[:, channel], before[:, channel % 3] * 3 / channels)
+    assert model.conv1.weight.requires_grad
+    if channels == 6:  # every plane twice: a constant image gives the same
+        assert torch.allclose(model.conv1.weight.sum(1), before.sum(1), atol=1e-5)
+
+
+def test_no_classes_gives_pooled_features(pth, images):
+    model, whole = resnext.from_checkpoint(pth, num_classes=0).eval(), resnext.from_checkpoint(pth).eval()
+    with torch.no_grad():
+        assert torch.equal(model(images), whole.forward_head(whole.forward_features(images), pre_logits=True))
+        assert torch.equal(whole.get_classifier()(model(images)), whole(images))
+    assert isinstance(model.get_classifier(), nn.Identity)
+
+
+def test_forward_is_features_then_head(pth, images):
+    model = resnext.from_checkpoint(pth).eval()
+    with torch.no_grad():
+        features = model.forward_features(images)
+        assert features.shape == (2, model.num_features, 8, 8)
+        assert torch.equal(model.forward_head(features), model(images))
+
+
+@pytest.mark.parametrize("pool", ["avg", "max", "avgmax", ""])
+def test_global_pool(pth, images, pool):
+    model = resnext.from_checkpoint(pth, global_pool=pool, num_classes=None if pool else 0).eval()
+    with torch.no_grad():
+        maps = model.forward_features(images)
+        mean, largest = maps.mean((2, 3)), maps.amax((2, 3))
+        expected = {"avg": mean, "max": largest, "avgmax": (mean + largest) / 2, "": maps}[pool]
+        assert relative_error(model.forward_head(maps, pre_logits=True), expected) < 1e-6
+        assert model(images).shape == ((2, 10) if pool else maps.shape)
+
+
+def test_reset_classifier(pth, images):
+    model = resnext.from_checkpoint(pth).eval()
+    model.reset_classifier(7)
+    assert model(images).shape == (2, 7)
+    assert model.num_classes == 7
+    assert (model.fc.bias == 0).all()
+    assert model.fc.weight.abs().max() <= 1 / math.sqrt(1024)
+    assert same_body(model, pth)
+    model.reset_classifier(0, "")
+    assert model(images).shape == (2, 1024, 8, 8)
+    with pytest.raises(ValueError, match="global_pool='' and num_classes=3 contradict each other"):
+        model.reset_classifier(3)
+    assert model.num_classes == 0
+    model.double().reset_classifier(3, "max")
+    assert model(images.double()).shape == (2, 3)
+    assert not model.fc.training
+
+
+# --- body ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dilate", [(False, True, True), (False, False, True), (True, False, False)])
+def test_dilation_is_torchvisions(torchvision, dilate):
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    torch.manual_seed(0)
+    theirs = ResNet(
+        Bottleneck, [1, 2, 2, 2], 10, groups=2, width_per_group=4, replace_stride_with_dilation=list(dilate)
+    )
+    ours = IMAGENET.build(replace_stride_with_dilation=dilate)
+    ours.load_state_dict(randomize(theirs).state_dict())
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(ours.eval()(image), theirs.eval()(image))
+    last = ours.feature_info.reduction()[-1]
+    assert last == 32 // 2 ** sum(dilate)
+    assert ours.forward_features(image).shape[-1] == 64 // last
+
+
+def test_dilation_of_cifar_has_two_entries():
+    assert TINY.build(replace_stride_with_dilation=(True, True)).feature_info.reduction() == [1, 1, 1, 1]
+    with pytest.raises(ValueError, match=r"replace_stride_with_dilation .* expected 2 booleans"):
+        TINY.build(replace_stride_with_dilation=(True, True, True))
+
+
+def test_norm_layer_of_another_kind():
+    model = TINY.build(norm_layer=lambda channels: nn.GroupNorm(4, channels))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_frozen_batch_norm_takes_the_weights(torchvision, pth, images):
+    from torchvision.ops.misc import FrozenBatchNorm2d
+
+    model = resnext.from_checkpoint(pth, norm_layer=FrozenBatchNorm2d)
+    assert isinstance(model.bn1, FrozenBatchNorm2d)
+    with torch.no_grad():
+        assert relative_error(model(images), resnext.from_checkpoint(pth).eval()(images)) < 1e-5
+
+
+def test_batch_norm_with_another_epsilon_takes_the_weights(pth):
+    model = resnext.from_checkpoint(pth, norm_layer=functools.partial(nn.BatchNorm2d, eps=0.5))
+    assert model.layer2[0].bn3.eps == 0.5
+    assert same_body(model, pth)
+
+
+def test_norm_layer_that_the_weights_do_not_fit(pth):
+    with pytest.raises(ValueError, match=r"norm_layer=LocalResponseNorm and the weights of .*tiny.pth contradict"):
+        resnext.from_checkpoint(pth, norm_layer=nn.LocalResponseNorm)
+
+
+def test_zero_init_residual_starts_with_the_shortcuts():
+    model = TINY.build(zero_init_residual=True).eval()
+    block = model.layer1[1]
+    x = torch.rand(1, 256, 4, 4)
+    assert torch.equal(block(x), x)
+    with pytest.raises(ValueError, match="zero_init_residual=True and norm_layer=InstanceNorm2d contradict"):
+        TINY.build(zero_init_residual=True, norm_layer=nn.InstanceNorm2d)
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def test_drop_rate_is_ahead_of_the_classifier(images):
+    model = TINY.build(drop_rate=0.5)
+    pooled = model.forward_head(model.forward_features(images), pre_logits=True)
+    assert (pooled == 0).float().mean() == pytest.approx(0.5, abs=0.1)
+    assert torch.equal(model.eval()(images), model(images))
+
+
+def test_drop_path_rates_rise_linearly_to_the_last_block():
+    rates = [m.rate for m in TINY.build(drop_path_rate=0.3).modules() if isinstance(m, DropPath)]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+def test_drop_path_zeroes_whole_images_and_keeps_the_mean():
+    torch.manual_seed(0)
+    layer = DropPath(0.25)
+    out = layer(torch.ones(4000, 2, 1, 1))
+    assert out.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert torch.equal(out[:, 0], out[:, 1])
+    assert out.mean().item() == pytest.approx(1, abs=0.03)
+    assert torch.equal(layer.eval()(out), out)
+
+
+@pytest.mark.parametrize("features_only", [False, True])
+@pytest.mark.parametrize("form", ["A", "C"])
+def test_checkpointing_changes_neither_gradients_nor_statistics(images, form, features_only):
+    results = []
+    for enable in (False, True):
+        torch.manual_seed(0)
+        model = TINY.build(form=form, drop_path_rate=0.4, features_only=features_only)
+        model.set_grad_checkpointing(enable)
+        torch.manual_seed(1)
+        out = model(images)
+        (out[-1] if features_only else out).square().sum().backward()
+        buffers = {name: value.clone() for name, value in model.named_buffers()}
+        results.append({**buffers, **{name: p.grad for name, p in model.named_parameters()}})
+    assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
+    assert results[0]["bn1.num_batches_tracked"] == results[0]["layer1.0.bn3.num_batches_tracked"] == 1
+
+
+def test_checkpointing_keeps_less(images):
+    def kept(enable):
+        model, sizes = TINY.build(), []
+        model.set_grad_checkpointing(enable)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()), lambda _: None):
+            model(images)
+        return sum(sizes)
+
+    assert kept(True) < kept(False) / 2
+
+
+def test_checkpointing_can_be_switched_off_again(images):
+    model = TINY.build()
+    model.set_grad_checkpointing()
+    assert all(stage.checkpointed for stage in (model.layer1, model.layer3))
+    model.set_grad_checkpointing(False)
+    assert not model.layer1.checkpointed
+
+
+# --- contradictions --------------------------------------------------------------------------------------------------
+
+NAME = "resnext29_8x64d"
+
+
+@pytest.mark.parametrize(
+    ("options", "first", "second"),
+    [({"pretrained": True, "weights": "x.pth"}, "pretrained=True", "weights='x.pth'"),
+     ({"pretrained": True, "zero_init_residual": True}, "pretrained=True", "zero_init_residual=True"),
+     ({"weights": "x.pth", "zero_init_residual": True}, "weights='x.pth'", "zero_init_residual=True"),
+     ({"pretrained": True, "shortcut": "C"}, "pretrained=True", "shortcut='C'"),
+     ({"features_only": True, "num_classes": 5}, "features_only=True", "num_classes=5"),
+     ({"features_only": True, "drop_rate": 0.1}, "features_only=True", "drop_rate=0.1"),
+     ({"features_only": True, "global_pool": "max"}, "features_only=True", "global_pool='max'"),
+     ({"out_indices": (1,)}, "features_only=False", r"out_indices=\(1,\)"),
+     ({"global_pool": "", "num_classes": 5}, "global_pool=''", "num_classes=5"),
+     ({"global_pool": ""}, "global_pool=''", "num_classes=10"),
+     ({"global_pool": "", "num_classes": 0, "drop_rate": 0.5}, "global_pool=''", "drop_rate=0.5")],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)  # fmt: skip
+def test_contradictions_name_both(options, first, second):
+    with pytest.raises(ValueError, match=f"{first} and {second} contradict each other: "):
+        resnext.create(NAME, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"drop_rate": 1}, "drop_rate 1; expected a probability"),
+     ({"drop_path_rate": -0.1}, "drop_path_rate -0.1; expected a probability"),
+     ({"global_pool": "median"}, "unknown global_pool 'median'; expected one of avg, max, avgmax, ''"),
+     ({"form": "D"}, "unknown form 'D'; expected one of A, B, C"),
+     ({"num_classes": 2.5}, "num_classes 2.5; expected 0 or more"),
+     ({"features_only": True, "out_indices": (4,)}, r"out_indices \(4,\); expected some of 0 to 3"),
+     ({"features_only": True, "out_indices": ()}, r"out_indices \(\); expected some of")],
+)  # fmt: skip
+def test_impossible_values(options, message):
+    with pytest.raises(ValueError, match=message):
+        resnext.create(NAME, **options)
+
+
+def test_a_file_tells_its_shortcuts_itself(pth):
+    with pytest.raises(TypeError, match="from_checkpoint has no option shortcut; expected some of num_classes"):
+        resnext.from_checkpoint(pth, shortcut="B")
+
+
+def test_nothing_is_downloaded_for_options_that_cannot_be(monkeypatch):
+    monkeypatch.setattr("resnext.zoo.resolve_pretrained", None)
+    with pytest.raises(ValueError, match="drop_rate 3"):
+        resnext.create("resnext50_32x4d", pretrained=True, drop_rate=3)
+
+
+@pytest.mark.parametrize("kind", [ResNeXt, ResNeXtFeatures])
+def test_defaults_may_be_spelt_out(pth, kind):
+    options = {"features_only": kind is ResNeXtFeatures, "out_indices": None, "norm_layer": None, "drop_rate": 0.0}
+    assert type(resnext.from_checkpoint(pth, **options, zero_init_residual=False, global_pool=None)) is kind
