@@ -14,7 +14,8 @@ import termios
 import pytest
 import torch
 
-from conversion import build_weights, verify
+from conversion import build_weights, mapping, t7, verify
+from resnext.forms import convert_state_dict, find_form
 from tests.conftest import FIXTURES, ROOT
 
 SAMPLE_ARCH = "resnext11_4x8d"
@@ -121,6 +122,36 @@ def test_licence_is_that_of_the_official_weights_for_their_names_alone(capsys, s
 @pytest.mark.parametrize("name", [SAMPLE_ARCH, f"{SAMPLE_ARCH}_typeC"])
 def test_arch_that_the_file_is(capsys, sample, out, name):
     assert run(capsys, "--t7", sample, "--out", out, "--arch", name, "--no-verify")[0] == 0
+
+
+@pytest.mark.parametrize("form", "ABC")
+@pytest.mark.parametrize("name", ["cifar10_resnext11_4x8d_B", "cifar10_resnext11_4x8d_C_nested"])
+def test_every_form_from_every_form(capsys, models, out, form, name):
+    status, stdout, _ = run(capsys, "--t7", models[name], "--out", out, "--form", form, "--json")
+    assert status == 0
+    found = json.loads(stdout)
+    assert found["form"] == form
+    assert f"_type{form}-" in found["path"]
+    proof = found["verification"]
+    assert proof["passed"]
+    assert (proof["dtype"], proof["tolerance"]) == (("float64", 1e-12) if form == "A" else ("float32", 1e-6))
+    state_dict = torch.load(found["path"])
+    assert find_form(state_dict) == form
+    expected = mapping.convert(t7.load(models[name])).state_dict
+    assert all(torch.equal(v, expected[k]) for k, v in convert_state_dict(state_dict, form, "C").items())
+
+
+def test_form_in_the_name(capsys, sample, out):
+    arguments = ("--t7", sample, "--no-verify", "--json", "--arch")
+    assert json.loads(run(capsys, *arguments, f"{SAMPLE_ARCH}_typeB", "--out", out)[1])["form"] == "B"
+    assert "--arch resnext11_4x8d_typeB and --form A contradict each other" in refused(
+        capsys, out / "none", *arguments, f"{SAMPLE_ARCH}_typeB", "--form", "A"
+    )
+
+
+def test_what_is_published_is_form_c(capsys, out):
+    line = refused(capsys, out, "--all", "--publish", "https://example.com/release", "--form", "A")
+    assert "--publish and form A contradict each other" in line
 
 
 def test_arch_that_the_file_is_not(capsys, sample, out):

@@ -6,9 +6,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 import resnext
 from conversion import build
 from resnext import weights
+from tests.conftest import relative_error, torch7_output
 from tests.resnext.conftest import NAME, T7, assert_right, refused, use_records
 
 # --- the authors' file -----------------------------------------------------------------------------------------------
@@ -32,6 +36,20 @@ def test_first_use_converts_the_authors_file_and_later_uses_are_offline(record, 
     assert_right(resnext.create(NAME, pretrained=True))
     assert site.asked == [T7]
     assert capfd.readouterr().err == ""  # the licence is stated once
+
+
+@pytest.mark.parametrize("form", "ABC")
+@pytest.mark.parametrize("options", [{}, {"num_classes": 0}, {"features_only": True, "out_indices": (3,)}])
+def test_one_published_file_serves_every_form(hosted, home, site, form, options):
+    model = resnext.create(f"{NAME}_type{form}", pretrained=True, progress=False, **options).eval()
+    expected = resnext.create(NAME, pretrained=True, progress=False).eval()
+    assert site.asked == [hosted["file"]]
+    images, _ = torch7_output("cifar10_resnext11_4x8d_C_nested")
+    with torch.no_grad():
+        maps = expected.forward_features(images)
+        found = model(images)
+    wanted = maps if "features_only" in options else expected.forward_head(maps, pre_logits="num_classes" in options)
+    assert relative_error(found[0] if "features_only" in options else found, wanted) < 1e-5
 
 
 def test_keep_t7(record, home, site, monkeypatch):

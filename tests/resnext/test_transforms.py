@@ -21,7 +21,6 @@ def export(model, image):
 
 TRANSFORMS = {
     "jit.script": lambda model, image: torch.jit.script(model),
-    "jit.trace": lambda model, image: torch.jit.trace(model, image),
     "fx": lambda model, image: torch.fx.symbolic_trace(model),
     "export": export,
     "deepcopy": lambda model, image: copy.deepcopy(model),
