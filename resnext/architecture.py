@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
+from resnext.configuration import data_set
+from resnext.features import ResNeXtFeatures
 from resnext.model import ResNeXt
 
 IMAGENET_LAYERS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -41,22 +44,26 @@ class Architecture:
         ambiguous = self.stem == "cifar" and self.depth in IMAGENET_LAYERS
         return f"resnext{self.depth}_{self.cardinality}x{self.base_width}d" + ("_cifar" if ambiguous else "")
 
-    def build(self) -> ResNeXt:
-        """A new model with the official initialisation."""
-        return ResNeXt(
-            self.layers,
-            cardinality=self.cardinality,
-            base_width=self.base_width,
-            stem=self.stem,
-            shortcut=self.shortcut,
-            num_classes=self.num_classes,
-            in_channels=self.in_channels,
-        )
+    @property
+    def data_set(self) -> str:
+        """What the authors trained such a network on: "imagenet", "cifar10" or "cifar100"."""
+        return data_set(self.stem, self.num_classes)
 
-    def build_empty(self) -> ResNeXt:
+    def build(self, *, features_only: bool = False, **options: Any) -> ResNeXt:
+        """A new model with the official initialisation.
+
+        `features_only` makes it a `ResNeXtFeatures`; `options` are further arguments of either, `form` for one.
+        """
+        shape = {field.name: getattr(self, field.name) for field in fields(self)}
+        if features_only:
+            del shape["num_classes"]
+            return ResNeXtFeatures(**shape, **options)
+        return ResNeXt(**shape, **options)
+
+    def build_empty(self, **options: Any) -> ResNeXt:
         """A model without weights (on the meta device), for `load_state_dict(..., assign=True)`."""
         with torch.device("meta"):
-            return self.build()
+            return self.build(**options)
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> Architecture:

@@ -1,60 +1,27 @@
 """ResNeXt (Xie et al., Aggregated Residual Transformations for Deep Neural Networks, arXiv 1611.05431).
 
-Module names are torchvision's, so weights interchange with its `resnext50_32x4d` under `strict=True`. The layout is
-that of the authors' code (facebookresearch/ResNeXt, models/resnext.lua).
+Module names are torchvision's, so weights of form C interchange with its `resnext50_32x4d` under `strict=True`. The
+layout is that of the authors' code (facebookresearch/ResNeXt, models/resnext.lua).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-STEMS = ("imagenet", "cifar")
-SHORTCUTS = ("B", "C")  # the official code's A (zero padding) doubles channels where a bottleneck needs them times four
-EXPANSION = 4  # output channels of a bottleneck over its planes
-
-
-def block_width(planes: int, base_width: int) -> int:
-    """D, the channels of one path in a bottleneck of `planes`: floor(planes * base_width / 64)."""
-    return planes * base_width // 64
-
-
-class Bottleneck(nn.Module):
-    """Form C of figure 3: 1x1, grouped 3x3 (which has the stride, as in the authors' code), 1x1; added to the shortcut.
-
-    (N, in_channels, H, W) -> (N, 4 * planes, H/stride, W/stride). One group makes it the plain bottleneck of ResNet.
-    """
-
-    def __init__(
-        self, in_channels: int, planes: int, stride: int, groups: int, base_width: int, downsample: nn.Module | None
-    ) -> None:
-        super().__init__()
-        width = block_width(planes, base_width) * groups
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, groups=groups, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, planes * EXPANSION, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(planes * EXPANSION)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = downsample
-
-    def forward(self, x: Tensor) -> Tensor:
-        identity = x
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        if self.downsample is not None:
-            identity = self.downsample(x)
-        out += identity
-        return self.relu(out)
+from resnext.blocks import NormLayer
+from resnext.checkpointing import CheckpointedSequential
+from resnext.configuration import check_configuration, check_head, data_set
+from resnext.feature_info import FeatureInfo
+from resnext.head import make_classifier, make_flatten, make_pool
+from resnext.initialisation import initialise, zero_residual
+from resnext.stages import make_stages
 
 
 class ResNeXt(nn.Module):
-    """ResNeXt of form C. (N, in_channels, H, W) -> logits (N, num_classes), for H and W from 32 up.
+    """ResNeXt. (N, in_channels, H, W) -> logits (N, num_classes), for H and W from 32 up.
 
     Args:
         layers: bottlenecks per stage; (3, 4, 6, 3) is depth 50, (n, n, n) CIFAR's depth 9n + 2.
@@ -63,11 +30,25 @@ class ResNeXt(nn.Module):
         stem: "imagenet" (7x7, stride 2, max pooling) or "cifar" (3x3).
         shortcut: the official `-shortcutType`. "B": a 1x1 convolution where the shape changes, else identity;
             "C": always a convolution.
-        num_classes: number of logits.
+        num_classes: number of logits; 0 leaves the classifier out, and the pooled features come out.
         in_channels: channels of the input image.
+        form: "A", "B" or "C" of figure 3: the same function, written in another way.
+        replace_stride_with_dilation: for each stage after the first, whether its stride becomes dilation, so that its
+            maps keep their size (torchvision's option).
+        norm_layer: makes a normalisation layer of so many channels; default: `nn.BatchNorm2d`.
+        zero_init_residual: start with each bottleneck as its shortcut alone (Goyal et al., arXiv 1706.02677).
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last bottleneck; it rises linearly from 0 at the first.
+        global_pool: "avg" as in the paper, "max", "avgmax" (their mean), or "" for none (then num_classes must be 0).
 
-    Initialised as in the official code. Raises ValueError for a configuration that cannot be built.
+    `feature_info` tells channels and reduction of the maps between the stages; `preprocessing` which of
+    `resnext.preprocess` the weights were trained with. Initialised as in the official code. Raises ValueError for a
+    configuration that cannot be built.
     """
+
+    # TorchScript would call the property, and then compile it
+    __jit_ignored_attributes__: ClassVar[list[str]] = ["preprocess"]
+    __jit_unused_properties__: ClassVar[list[str]] = ["preprocess"]
 
     def __init__(
         self,
@@ -79,88 +60,132 @@ class ResNeXt(nn.Module):
         shortcut: str = "B",
         num_classes: int = 1000,
         in_channels: int = 3,
+        form: str = "C",
+        replace_stride_with_dilation: Sequence[bool] | None = None,
+        norm_layer: NormLayer | None = None,
+        zero_init_residual: bool = False,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        global_pool: str = "avg",
     ) -> None:
         super().__init__()
-        _check_configuration(layers, cardinality, base_width, stem, shortcut, num_classes, in_channels)
-        self.num_classes, self.in_channels = num_classes, in_channels
+        check_configuration(
+            layers=layers,
+            cardinality=cardinality,
+            base_width=base_width,
+            stem=stem,
+            shortcut=shortcut,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            form=form,
+            replace_stride_with_dilation=replace_stride_with_dilation,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+            global_pool=global_pool,
+        )
+        norm_layer = norm_layer or nn.BatchNorm2d
+        self.num_classes, self.in_channels, self.form, self.stem = num_classes, in_channels, form, stem
+        self.preprocessing = data_set(stem, num_classes)
         if stem == "imagenet":
             self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         else:
             self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.bn1 = norm_layer(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1) if stem == "imagenet" else nn.Identity()
 
-        channels = 64
-        stages: list[nn.Module] = []
-        for index, count in enumerate(layers):
-            planes = 64 * 2**index
-            blocks: list[nn.Module] = []
-            for block in range(count):
-                stride = 2 if index > 0 and block == 0 else 1
-                downsample = _shortcut(shortcut, channels, planes * EXPANSION, stride)
-                blocks.append(Bottleneck(channels, planes, stride, cardinality, base_width, downsample))
-                channels = planes * EXPANSION
-            stages.append(nn.Sequential(*blocks))
-        stages += [nn.Identity()] * (4 - len(stages))  # CIFAR's networks have no fourth stage
+        stages, info = make_stages(
+            layers,
+            cardinality,
+            base_width,
+            stem=stem,
+            shortcut=shortcut,
+            form=form,
+            dilate=replace_stride_with_dilation or (False, False, False),
+            norm_layer=norm_layer,
+            drop_path_rate=drop_path_rate,
+        )
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.feature_info = FeatureInfo(info)
+        self.num_features = self.inplanes = info[-1].channels  # timm's name for it, and torchvision's
 
         # The authors pool 7x7 (CIFAR: 8x8), which is the same at 224 px (32 px), and cannot take another size.
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(channels, num_classes)
+        self.global_pool = global_pool
+        self.avgpool = make_pool(global_pool)  # torchvision's name, whatever it pools
+        self.flatten = make_flatten(global_pool)
+        self.dropout = nn.Dropout(drop_rate)
+        self.fc: Any = make_classifier(self.num_features, num_classes)
         self.reset_parameters()
+        if zero_init_residual:
+            zero_residual(self)
 
     def reset_parameters(self) -> None:
-        """Initialise everything as the official code does (ConvInit and BNInit in models/resnext.lua)."""
-        if self.fc.weight.is_meta:  # nothing to fill; and normal_ on meta tensors imports sympy, a second or so
-            return
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                kernel_height, kernel_width = module.kernel_size
-                std = math.sqrt(2 / (kernel_width * kernel_height * module.out_channels))
-                nn.init.normal_(module.weight, 0, std)
-            elif isinstance(module, nn.BatchNorm2d):
-                module.reset_parameters()  # weight 1, bias 0
-        self.fc.reset_parameters()  # uniform within 1 / sqrt(inputs), as Torch7's own
-        nn.init.zeros_(self.fc.bias)
+        """Initialise everything as the official code does (ConvInit and BNInit in models/resnext.lua).
+
+        The forms draw alike: with the same seed they are the same function.
+        """
+        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> the maps of the last stage, (N, num_features, H/32, W/32); CIFAR: H/4, W/4."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer1(x)
         x = self.layer2(x)
         x = self.layer3(x)
-        x = self.layer4(x)
+        return self.layer4(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(N, num_features, h, w) -> logits (N, num_classes), or what the classifier would get if `pre_logits`."""
         x = self.avgpool(x)  # (N, C, 1, 1)
-        x = torch.flatten(x, 1)
-        return self.fc(x)
+        x = self.flatten(x)
+        x = self.dropout(x)
+        return x if pre_logits else self.fc(x)
 
+    def get_classifier(self) -> nn.Module:
+        """The classifier: a Linear, or an Identity where there is none."""
+        return self.fc
 
-def _shortcut(kind: str, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
-    if kind == "C" or (kind == "B" and in_channels != out_channels):
-        return nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
-            nn.BatchNorm2d(out_channels),
-        )
-    return None
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new classifier in place, with the official initialisation; 0 classes leave it out.
 
+        Args:
+            num_classes: number of logits.
+            global_pool: another pooling, as in the constructor; None keeps the one there is.
 
-def _check_configuration(
-    layers: Sequence[int],
-    cardinality: int,
-    base_width: int,
-    stem: str,
-    shortcut: str,
-    num_classes: int,
-    in_channels: int,
-) -> None:
-    if stem not in STEMS:
-        raise ValueError(f"unknown stem {stem!r}; expected one of {', '.join(STEMS)}")
-    if shortcut not in SHORTCUTS:
-        raise ValueError(f"unknown shortcut type {shortcut!r}; expected one of {', '.join(SHORTCUTS)}")
-    stages = 4 if stem == "imagenet" else 3
-    if len(layers) != stages or any(count < 1 for count in layers):
-        raise ValueError(f"layers {tuple(layers)}; expected the number of bottlenecks (1 or more) of {stages} stages")
-    for name, value in (("cardinality", cardinality), ("base_width", base_width), ("num_classes", num_classes),
-                        ("in_channels", in_channels)):  # fmt: skip
-        if value < 1:
-            raise ValueError(f"{name} {value}; expected 1 or more")
+        Raises ValueError for options that contradict each other.
+        """
+        pool = self.global_pool if global_pool is None else global_pool
+        check_head(num_classes, self.dropout.p, pool)
+        if global_pool is not None:
+            self.avgpool, self.flatten, self.global_pool = make_pool(pool), make_flatten(pool), pool
+        like = self.conv1.weight
+        self.fc = make_classifier(self.num_features, num_classes).to(like.device, like.dtype)
+        self.num_classes = num_classes
+        self.fc.train(self.training)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the inputs of the bottlenecks for the backward pass, which runs each once more: less memory.
+
+        Gradients and running statistics stay the same.
+        """
+        for stage in self.modules():
+            if isinstance(stage, CheckpointedSequential):
+                stage.checkpointed = enable
+
+    @property
+    def preprocess(self) -> nn.Module:
+        """Image to the tensor (3, H, W) that these weights were trained on; see `resnext.preprocess`.
+
+        Raises ValueError for a network whose input has another number of channels.
+        """
+        from resnext.preprocess import get_preprocess
+
+        if self.in_channels != 3:
+            raise ValueError(
+                f"this network takes {self.in_channels} channels, and the authors' preprocessing gives 3: "
+                "prepare its input yourself"
+            )
+        return get_preprocess(self.preprocessing)

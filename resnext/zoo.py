@@ -5,36 +5,37 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import warnings
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
-from resnext.architecture import IMAGENET_LAYERS, Architecture, check_shapes
-from resnext.checkpoint import WeightsError, read_state_dict
+from resnext.architecture import IMAGENET_LAYERS, Architecture
+from resnext.configuration import FORMS
+from resnext.loading import load
 from resnext.model import ResNeXt
-from resnext.weights import fetch, resolve_pretrained
+from resnext.options import check_options
+from resnext.weights import resolve_pretrained
+
+_CARDINALITY_AND_WIDTH = ((1, 64), (2, 40), (4, 24), (8, 14), (32, 4))  # table 2 of the paper: about the same cost
 
 
 def _cifar(depth: int, cardinality: int, base_width: int) -> Architecture:
     return Architecture(((depth - 2) // 9,) * 3, cardinality, base_width, stem="cifar", num_classes=10)
 
 
-_PUBLISHED = (
-    Architecture(IMAGENET_LAYERS[50], 32, 4),
-    Architecture(IMAGENET_LAYERS[101], 32, 4),
-    Architecture(IMAGENET_LAYERS[101], 64, 4),
+_FAMILY = (
+    *(Architecture(IMAGENET_LAYERS[50], *both) for both in _CARDINALITY_AND_WIDTH),
+    *(Architecture(IMAGENET_LAYERS[101], *both) for both in (*_CARDINALITY_AND_WIDTH, (64, 4))),
+    Architecture(IMAGENET_LAYERS[152], 32, 4),
     _cifar(29, 8, 64),
     _cifar(29, 16, 64),
 )
 _NAME = re.compile(r"resnext(\d+)_(\d+)x(\d+)d(_cifar)?(?:_type([A-Z]))?")
-ARCHITECTURES = {architecture.name: architecture for architecture in _PUBLISHED}
+ARCHITECTURES = {architecture.name: architecture for architecture in _FAMILY}
 
 
 def list_models() -> list[str]:
-    """Names that `create` takes and the hub offers, e.g. `resnext50_32x4d_typeC`."""
-    return [f"{name}_typeC" for name in ARCHITECTURES]
+    """Names that `create` takes, e.g. `resnext50_32x4d_typeC`: every network in the three forms."""
+    return [f"{name}_type{form}" for name in ARCHITECTURES for form in FORMS]
 
 
 def parse_name(name: str) -> tuple[str, str | None]:
@@ -44,9 +45,9 @@ def parse_name(name: str) -> tuple[str, str | None]:
     known names for anything that is not such a name.
     """
     match = _NAME.fullmatch(name)
-    if match is None or match[5] not in (None, "C"):
+    if match is None or match[5] not in (None, *FORMS):
         known = [*ARCHITECTURES, *list_models()]
-        near = difflib.get_close_matches(name, known, 3) or list_models()
+        near = difflib.get_close_matches(name, known, 3) or list(ARCHITECTURES)
         raise ValueError(f"unknown architecture {name!r}; did you mean {', '.join(near)}?")
     return name.removesuffix(f"_type{match[5]}"), match[5]
 
@@ -58,7 +59,7 @@ def get_architecture(name: str) -> Architecture:
     """
     base, _ = parse_name(name)
     if base not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {name!r}; available: {', '.join(list_models())}")
+        raise ValueError(f"unknown architecture {name!r}; available: {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[base]
 
 
@@ -70,6 +71,7 @@ def create(
     weights: str | os.PathLike[str] | None = None,
     num_classes: int | None = None,
     in_channels: int = 3,
+    form: str | None = None,
     **options: Any,
 ) -> ResNeXt:
     """Build a network of `list_models()` by name, with or without weights.
@@ -78,11 +80,17 @@ def create(
         name: e.g. `resnext50_32x4d_typeC`; the form may be left out.
         pretrained: load the authors' weights.
         progress: show a progress bar where something is downloaded.
-        weights: path or URL of a `.pth`, `.safetensors` or Torch7 `.t7` file to load instead.
-        num_classes: number of logits; by default that of the weights, else of the paper's data set. If the weights
-            have another number, the body is loaded, the classifier is new, and a warning says so.
-        in_channels: channels of the input image.
-        options: other arguments of `ResNeXt` that do not contradict the name: `shortcut`.
+        weights: path or URL of a `.pth`, `.safetensors` or Torch7 `.t7` file to load instead, of any form.
+        num_classes: number of logits, 0 for none; by default that of the weights, else of the paper's data set. If the
+            weights have another number, the body is loaded, the classifier is new, and a warning says so.
+        in_channels: channels of the input image. Weights for 3 channels are adapted: summed for 1 channel, so that a
+            grey image gives what it would give as RGB; else repeated in turn and scaled by 3 / in_channels.
+        form: "A", "B" or "C" of the paper's figure 3, where the name does not say it; default: "C".
+        features_only: leave out the head and return the maps of the stages, as a list; `feature_info` describes them.
+        out_indices: which maps, with `features_only`: 0 is the stem's, 1 to 4 the stages'; default: all.
+        options: other arguments of `ResNeXt` that do not contradict the name: `shortcut`,
+            `replace_stride_with_dilation`, `norm_layer`, `zero_init_residual`, `drop_rate`, `drop_path_rate`,
+            `global_pool`.
 
     Returns:
         The model, in training mode as torchvision's builders return theirs: call `eval()` before using it.
@@ -93,79 +101,45 @@ def create(
         WeightsError: weights that cannot be had, or that are not those of this network.
     """
     architecture = get_architecture(name)
-    unknown = set(options) - {"shortcut"}
-    if unknown:
-        expected = "num_classes, in_channels or shortcut"
-        raise TypeError(f"{name} has no option {', '.join(sorted(unknown))}; expected {expected}")
+    named_form = parse_name(name)[1]
+    if form is not None and named_form not in (None, form):
+        raise ValueError(f"{name} and form={form!r} contradict each other; leave one of them out")
+    options = check_options(name, pretrained, weights, num_classes, options)
+    form = form or named_form or "C"
+    architecture = replace(architecture, in_channels=in_channels, shortcut=options.pop("shortcut", "B"))
+    if not pretrained and weights is None:
+        if num_classes is not None:
+            architecture = replace(architecture, num_classes=num_classes)
+        return architecture.build(form=form, **options)
+    if pretrained and options:  # what cannot be built is refused before anything is downloaded
+        classes = architecture.num_classes if num_classes is None else num_classes
+        replace(architecture, num_classes=classes).build_empty(form=form, **options)
+    path = resolve_pretrained(architecture.name, progress=progress) if weights is None else weights
+    return load(
+        path, architecture, num_classes=num_classes, in_channels=in_channels, form=form, progress=progress, **options
+    )
 
-    if pretrained and weights is not None:
-        raise ValueError(f"pretrained=True and weights={os.fspath(weights)!r} contradict each other; give one of them")
-    _check_num_classes(num_classes)
-    architecture = replace(architecture, in_channels=in_channels, **options)
-    if pretrained:
-        weights = resolve_pretrained(architecture.name, progress=progress)
-    if weights is None:
-        return replace(architecture, num_classes=num_classes or architecture.num_classes).build()
-    return _load(weights, architecture, num_classes, progress)
 
-
-def from_checkpoint(path: str | os.PathLike[str], *, num_classes: int | None = None, progress: bool = True) -> ResNeXt:
+def from_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    form: str = "C",
+    progress: bool = True,
+    **options: Any,
+) -> ResNeXt:
     """The network that a checkpoint holds: depth, cardinality, width, stem and classes are read off the file.
 
     Args:
-        path: path or URL of a `.pth`, `.safetensors` or Torch7 `.t7` file.
+        path: path or URL of a `.pth`, `.safetensors` or Torch7 `.t7` file, of any form.
         num_classes: as in `create`.
+        in_channels: as in `create`; by default that of the file.
+        form: of the model, "A", "B" or "C"; that of the file does not matter.
         progress: show a progress bar where something is downloaded.
+        options: as in `create`.
 
-    Raises WeightsError where the file is not that of a ResNeXt.
+    Raises ValueError and TypeError as `create`, WeightsError where the file is not that of a ResNeXt.
     """
-    _check_num_classes(num_classes)
-    return _load(path, None, num_classes, progress)
-
-
-def _check_num_classes(num_classes: int | None) -> None:
-    if num_classes is not None and num_classes < 1:
-        raise ValueError(f"num_classes {num_classes}; expected 1 or more")
-
-
-def _load(
-    path: str | os.PathLike[str], expected: Architecture | None, num_classes: int | None, progress: bool
-) -> ResNeXt:
-    """A model with the weights of a file or URL. Nothing is initialised that the file overwrites."""
-    if isinstance(path, str) and "://" in path:
-        path = fetch(path, progress=progress)
-    state_dict = read_state_dict(path)
-    shapes = {name: tuple(value.shape) for name, value in state_dict.items()}
-    try:
-        found = Architecture.from_shapes(shapes)
-        if expected is None:
-            expected = found
-        else:
-            expected = replace(expected, num_classes=found.num_classes)
-            if differences := _differences(expected, found):
-                raise ValueError(f"expected the weights of {expected.name}, got those of {found.name} ({differences})")
-        wanted = replace(expected, num_classes=num_classes or found.num_classes)
-        model = wanted.build_empty()
-        if wanted.num_classes != found.num_classes:
-            head = nn.Linear(model.fc.in_features, wanted.num_classes)
-            nn.init.zeros_(head.bias)
-            state_dict |= {"fc.weight": head.weight.detach(), "fc.bias": head.bias.detach()}
-            shapes |= {"fc.weight": tuple(head.weight.shape), "fc.bias": tuple(head.bias.shape)}
-            warnings.warn(
-                f"{os.fspath(path)} has {found.num_classes} classes, {wanted.num_classes} were asked for: "
-                "the body is loaded, the classifier (fc) is new and untrained",
-                stacklevel=3,
-            )
-        check_shapes(shapes, {k: tuple(v.shape) for k, v in model.state_dict().items()}, wanted.name)
-    except ValueError as error:
-        raise WeightsError(f"{os.fspath(path)}: {error}") from None
-    model.load_state_dict(state_dict, strict=True, assign=True)
-    return model
-
-
-def _differences(expected: Architecture, found: Architecture) -> str:
-    return ", ".join(
-        f"{field.name} {getattr(found, field.name)}, expected {getattr(expected, field.name)}"
-        for field in fields(Architecture)
-        if getattr(found, field.name) != getattr(expected, field.name)
-    )
+    options = check_options("from_checkpoint", False, path, num_classes, options)
+    return load(path, num_classes=num_classes, in_channels=in_channels, form=form, progress=progress, **options)

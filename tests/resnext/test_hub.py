@@ -9,10 +9,14 @@ import torch
 
 from tests.conftest import ROOT
 
-ENTRIES = [
-    "from_checkpoint", "resnext101_32x4d_typeC", "resnext101_64x4d_typeC", "resnext29_16x64d_typeC",
-    "resnext29_8x64d_typeC", "resnext50_32x4d_typeC",
-]  # fmt: skip
+ENTRIES = sorted(
+    [
+        "from_checkpoint",
+        "resnext29_8x64d_typeC",
+        "resnext29_16x64d_typeC",
+        *(f"resnext{name}_type{form}" for name in ("50_32x4d", "101_32x4d", "101_64x4d") for form in "ABC"),
+    ]
+)
 
 
 @pytest.fixture
@@ -49,10 +53,10 @@ def test_every_network_is_built_from_this_folder(entry):
     with torch.device("meta"):
         model = torch.hub.load(str(ROOT), entry, source="local")
     depth, cardinality = int(entry[7:].split("_")[0]), int(entry.split("_")[1].split("x")[0])
-    assert (
-        sum(isinstance(m, torch.nn.Conv2d) and m.kernel_size != (1, 1) for m in model.modules()) == (depth - 2) // 3 + 1
-    )
-    assert model.layer1[0].conv2.groups == cardinality
+    block = model.layer1[0]
+    assert model.form == entry[-1]
+    assert sum(len(getattr(model, f"layer{stage}")) for stage in range(1, 5 if depth > 29 else 4)) * 3 + 2 == depth
+    assert (block.conv2.groups if entry[-1] == "C" else len(block.paths)) == cardinality
     assert model.fc.out_features == (10 if depth == 29 else 1000)
 
 

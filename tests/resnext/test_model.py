@@ -7,7 +7,8 @@ import pickle
 import pytest
 import torch
 
-from resnext.model import ResNeXt, block_width
+from resnext.model import ResNeXt
+from resnext.stages import block_width
 from resnext.zoo import ARCHITECTURES
 from tests.conftest import randomize
 
@@ -155,7 +156,7 @@ def test_gradients_reach_every_parameter(images):
      ({"layers": (1, 1, 1, 1), "stem": "cifar"}, "of 3 stages"),
      ({"layers": (1, 0, 1, 1)}, r"layers \(1, 0, 1, 1\)"),
      ({"cardinality": 0}, "cardinality 0; expected 1 or more"),
-     ({"num_classes": -1}, "num_classes -1"),
+     ({"num_classes": -1}, "num_classes -1; expected 0 or more"),
      ({"in_channels": 0}, "in_channels 0"),
      ({"base_width": 0}, "base_width 0")],
 )  # fmt: skip

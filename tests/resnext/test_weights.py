@@ -37,17 +37,24 @@ def test_names_tell_networks_of_one_depth_apart():
     assert Architecture((3, 3, 3), 8, 64, stem="cifar").name == "resnext29_8x64d"
 
 
-def test_list_models_and_create_agree():
-    assert resnext.list_models() == [
-        "resnext50_32x4d_typeC", "resnext101_32x4d_typeC", "resnext101_64x4d_typeC",
-        "resnext29_8x64d_typeC", "resnext29_16x64d_typeC",
+def test_list_models_is_the_family_in_three_forms():
+    bases = [
+        "resnext50_1x64d", "resnext50_2x40d", "resnext50_4x24d", "resnext50_8x14d", "resnext50_32x4d",
+        "resnext101_1x64d", "resnext101_2x40d", "resnext101_4x24d", "resnext101_8x14d", "resnext101_32x4d",
+        "resnext101_64x4d", "resnext152_32x4d", "resnext29_8x64d", "resnext29_16x64d",
     ]  # fmt: skip
+    assert resnext.list_models() == [f"{base}_type{form}" for base in bases for form in "ABC"]
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if "32x4" not in name or "50" in name])
+def test_every_network_can_be_built(name):
+    form = "A" if ARCHITECTURES[name].cardinality < 8 else "B" if name.startswith("resnext29") else "C"
     with torch.device("meta"):
-        for name in resnext.list_models():
-            model = resnext.create(name, num_classes=3, in_channels=2, shortcut="C")
-            assert model.fc.out_features == 3
-            assert model.conv1.in_channels == 2
-            assert model.layer2[1].downsample is not None
+        model = resnext.create(f"{name}_type{form}", num_classes=3, in_channels=2, shortcut="C")
+    assert model.form == form
+    assert model.fc.out_features == 3
+    assert model.conv1.in_channels == 2
+    assert model.layer2[1].downsample is not None
 
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "resnext50_32x4d_typeC"])
@@ -67,12 +74,12 @@ def test_a_typo_gets_a_suggestion(name):
 
 
 def test_a_name_that_is_not_offered_says_what_is():
-    with pytest.raises(ValueError, match=r"'resnext11_4x8d'; available: resnext50_32x4d_typeC, "):
+    with pytest.raises(ValueError, match=r"'resnext11_4x8d'; available: resnext50_1x64d, .*resnext50_32x4d"):
         resnext.create("resnext11_4x8d")
 
 
 def test_unknown_option_is_refused():
-    with pytest.raises(TypeError, match="has no option cardinality; expected num_classes, in_channels or shortcut"):
+    with pytest.raises(TypeError, match="has no option cardinality; expected some of num_classes, in_channels, form, "):
         resnext.create("resnext50_32x4d", cardinality=4)
 
 
@@ -151,11 +158,11 @@ def test_classes_of_the_file_are_kept_without_a_warning(pth, classes, recwarn):
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("classes", [0, -3])
+@pytest.mark.parametrize("classes", [-1, -3])
 def test_impossible_numbers_of_classes(pth, classes):
-    with pytest.raises(ValueError, match=f"num_classes {classes}; expected 1 or more"):
+    with pytest.raises(ValueError, match=f"num_classes {classes}; expected 0 or more"):
         resnext.from_checkpoint(pth, num_classes=classes)
-    with pytest.raises(ValueError, match=f"num_classes {classes}; expected 1 or more"):
+    with pytest.raises(ValueError, match=f"num_classes {classes}; expected 0 or more"):
         resnext.create("resnext50_32x4d", num_classes=classes)
 
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 import resnext
+from resnext.architecture import Architecture
 from resnext.checkpoint import WeightsError
 from tests.conftest import FIXTURES
 from tests.resnext.conftest import TINY
@@ -104,12 +105,12 @@ def test_weights_of_another_network_are_refused(pth):
     )
 
 
-def test_other_input_channels_are_refused(tmp_path):
-    torch.save(resnext.create("resnext29_8x64d").state_dict(), tmp_path / "rgb.pth")
+def test_only_weights_for_rgb_are_adapted(tmp_path):
+    torch.save(Architecture((1, 1, 1), 2, 4, "cifar", in_channels=2).build().state_dict(), tmp_path / "two.pth")
     refused(
-        tmp_path / "rgb.pth",
-        "in_channels 3, expected 1",
-        load=lambda path: resnext.create("resnext29_8x64d", weights=path, in_channels=1),
+        tmp_path / "two.pth",
+        "expected weights for 3 or 5 channels, got some for 2; give in_channels=2",
+        load=lambda path: resnext.from_checkpoint(path, in_channels=5),
     )
 
 

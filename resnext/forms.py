@@ -1,0 +1,132 @@
+"""Exact rewrites of weights between the three forms of figure 3 (arXiv 1611.05431): tensors are sliced or joined.
+
+    form A  layer1.0.paths.7.conv1, .bn1, .conv2, .bn2, .conv3; layer1.0.bn3
+    form B  layer1.0.paths.7.conv1, .bn1, .conv2, .bn2; layer1.0.conv3, layer1.0.bn3
+    form C  layer1.0.conv1, .bn1, .conv2, .bn2, .conv3, .bn3
+
+Path p of width d has the channels p * d up to (p + 1) * d of form C: rows of the weights of conv1 and conv2 and entries
+of their batch norms, columns of the weight of conv3.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from resnext.configuration import FORMS
+
+_PATH = re.compile(r"(layer\d\.\d+)\.paths\.(\d+)\.(.+)")
+_BRANCH = re.compile(r"(layer\d\.\d+)\.((?:conv|bn)[123]\..+)")
+_ON_PATHS = {"A": ("conv1", "bn1", "conv2", "bn2", "conv3"), "B": ("conv1", "bn1", "conv2", "bn2")}
+
+
+def find_form(names: Iterable[str]) -> str:
+    """Form A, B or C, by the names of a state_dict; C where there is no bottleneck at all."""
+    paths = [match for name in names if (match := _PATH.fullmatch(name))]
+    if not paths:
+        return "C"
+    return "A" if any(match[3].startswith("conv3.") for match in paths) else "B"
+
+
+def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, target: str) -> dict[str, Tensor]:
+    """The weights of a network of form `source` for the same network of form `target`, in the order of its state_dict.
+
+    Nothing is computed: C to A to B to C gives the very same bytes. Tensors that change are new; those that do not,
+    like the stem's and the classifier's, are those of `state_dict`.
+
+    Raises ValueError for an unknown form, and for weights that are not of form `source`.
+    """
+    for form in (source, target):
+        if form not in FORMS:
+            raise ValueError(f"unknown form {form!r}; expected one of {', '.join(FORMS)}")
+    found = find_form(state_dict)
+    if found != source:
+        raise ValueError(f"expected weights of form {source}, got those of form {found}; give source={found!r}")
+    if source == target:
+        return dict(state_dict)
+    return _split(_join(state_dict), target)
+
+
+def _join(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Forms A and B to form C."""
+    parts: dict[str, dict[int, Tensor]] = {}
+    cardinality: dict[str, int] = {}
+    for name, value in state_dict.items():
+        if match := _PATH.fullmatch(name):
+            block, path = match[1], int(match[2])
+            parts.setdefault(f"{block}.{match[3]}", {})[path] = value
+            cardinality[block] = max(cardinality.get(block, 0), path + 1)
+    joined: dict[str, Tensor] = {}
+    for name, value in state_dict.items():
+        match = _PATH.fullmatch(name)
+        if match is None:
+            joined[name] = value
+            continue
+        name = f"{match[1]}.{match[3]}"
+        if name not in joined:
+            missing = sorted(set(range(cardinality[match[1]])) - set(parts[name]))
+            if missing:
+                raise ValueError(f"missing: {match[1]}.paths.{missing[0]}.{match[3]}, of {cardinality[match[1]]} paths")
+            joined[name] = _join_tensors(name, [parts[name][path] for path in sorted(parts[name])])
+    return joined
+
+
+def _join_tensors(name: str, tensors: list[Tensor]) -> Tensor:
+    if tensors[0].dim() > 0:
+        return torch.cat(tensors, 1 if ".conv3." in name else 0)
+    if any(not torch.equal(tensor, tensors[0]) for tensor in tensors):
+        raise ValueError(f"{name}: the paths have different values, form C has one for all of them")
+    return tensors[0].clone()  # num_batches_tracked
+
+
+def _split(state_dict: dict[str, Tensor], form: str) -> dict[str, Tensor]:
+    """Form C to another."""
+    if form == "C":
+        return state_dict
+    branches: dict[str, dict[str, Tensor]] = {}
+    for name, value in state_dict.items():
+        if match := _BRANCH.fullmatch(name):
+            branches.setdefault(match[1], {})[match[2]] = value
+    result: dict[str, Tensor] = {}
+    for name, value in state_dict.items():
+        match = _BRANCH.fullmatch(name)
+        if match is None:
+            result[name] = value
+        elif match[1] in branches:
+            result.update(_split_branch(match[1], branches.pop(match[1]), form))
+    return result
+
+
+def _split_branch(block: str, branch: dict[str, Tensor], form: str) -> dict[str, Tensor]:
+    cardinality = _cardinality(block, branch)
+    parts = {
+        name: _split_tensor(f"{block}.{name}", value, cardinality)
+        for name, value in branch.items()
+        if name.split(".")[0] in _ON_PATHS[form]
+    }
+    result = {
+        f"{block}.paths.{path}.{name}": tensors[path] for path in range(cardinality) for name, tensors in parts.items()
+    }
+    return result | {f"{block}.{name}": value for name, value in branch.items() if name not in parts}
+
+
+def _cardinality(block: str, branch: Mapping[str, Tensor]) -> int:
+    weight = branch.get("conv2.weight")
+    if weight is None or weight.dim() != 4 or not weight.shape[1] or weight.shape[0] % weight.shape[1]:
+        shape = None if weight is None else tuple(weight.shape)
+        raise ValueError(
+            f"{block}.conv2.weight: expected a grouped convolution (C * d, d, 3, 3) of form C, got {shape}"
+        )
+    return weight.shape[0] // weight.shape[1]
+
+
+def _split_tensor(name: str, value: Tensor, cardinality: int) -> list[Tensor]:
+    if value.dim() == 0:
+        return [value.clone() for _ in range(cardinality)]
+    dim = 1 if ".conv3." in name else 0
+    if value.dim() <= dim or value.shape[dim] % cardinality:
+        raise ValueError(f"{name}: {tuple(value.shape)} cannot be cut into {cardinality} paths along dimension {dim}")
+    return [part.clone(memory_format=torch.contiguous_format) for part in value.chunk(cardinality, dim)]
