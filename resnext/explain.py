@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from resnext.model import ResNeXt
 
 
-def class_activation_map(
-    model: ResNeXt, images: Tensor, classes: int | Sequence[int] | Tensor | None = None
-) -> Tensor:
+def class_activation_map(model: ResNeXt, images: Tensor, classes: int | Sequence[int] | Tensor | None = None) -> Tensor:
     """How much each place in an image adds to the logit of a class. In logits; positive speaks for the class.
 
     Exact, because average pooling and the classifier are linear: the mean of a map over h and w, plus the class's bias
@@ -36,14 +34,14 @@ def class_activation_map(
     with _evaluation(model), torch.no_grad():
         features = model.forward_features(images)
         if classes is None:
-            check_linear(model)
+            _check_linear(model)
             classes = model.forward_head(features).argmax(1)
         return map_features(model, features, classes)
 
 
 def map_features(model: ResNeXt, features: Tensor, classes: int | Sequence[int] | Tensor) -> Tensor:
     """The maps as `class_activation_map` gives them, of features (N, C, h, w) that are computed already."""
-    check_linear(model)
+    _check_linear(model)
     count, outputs = len(features), model.fc.out_features
     chosen = torch.as_tensor(classes, device=features.device)
     if chosen.dim() == 0:
@@ -54,14 +52,12 @@ def map_features(model: ResNeXt, features: Tensor, classes: int | Sequence[int] 
             f"{count} images ({count},), or several for each ({count}, k)"
         )
     if chosen.numel() and not 0 <= int(chosen.min()) <= int(chosen.max()) < outputs:
-        raise ValueError(
-            f"classes from {int(chosen.min())} to {int(chosen.max())}; the network has 0 to {outputs - 1}"
-        )
+        raise ValueError(f"classes from {int(chosen.min())} to {int(chosen.max())}; the network has 0 to {outputs - 1}")
     weights = model.fc.weight[chosen]  # (N, C) or (N, k, C)
     return torch.einsum("n...c,nchw->n...hw", weights, features)
 
 
-def check_linear(model: ResNeXt) -> None:
+def _check_linear(model: ResNeXt) -> None:
     """Raise ValueError unless the logits are linear in the features, which is what makes the maps exact."""
     if model.global_pool != "avg":
         raise ValueError(

@@ -29,8 +29,8 @@ class ImageError(ValueError):
 def find_images(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The images that the arguments name, in their order, and what is wrong with the other arguments.
 
-    A folder stands for all image files inside, however deep, sorted; hidden files and folders are left out, links are
-    followed. A URL is any argument with `://` in it; it is not looked at yet.
+    A folder stands for all image files inside, however deep, sorted; hidden ones are left out, links are followed. What
+    has `://` in it is taken for a URL, and not looked at yet.
     """
     images: list[str] = []
     problems: list[str] = []
@@ -47,9 +47,17 @@ def find_images(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return images, problems
 
 
-def is_url(argument: str) -> bool:
-    """Whether an argument is taken for a URL."""
-    return "://" in argument
+def is_url(source: str) -> bool:
+    """Whether a source is taken for a URL."""
+    return "://" in source
+
+
+def local_path(source: str) -> Path | None:
+    """The file that a source names; None for one on a server."""
+    if not is_url(source):
+        return Path(source)
+    parts = urlsplit(source)
+    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
 
 
 def _files_inside(folder: Path, problems: list[str]) -> Iterator[Path]:
@@ -73,7 +81,7 @@ def read_image(source: str, *, patience: Patience = PATIENCE) -> Image:
 
     Raises ImageError that names the source and what is wrong with it.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with _open(source, patience) as file:
@@ -86,7 +94,7 @@ def read_image(source: str, *, patience: Patience = PATIENCE) -> Image:
         return image
     except (ImageError, DownloadError) as error:
         raise ImageError(f"{source}: {error}") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError(f"{source}: expected an image that Pillow reads (JPEG, PNG, …), got something else") from None
     except MemoryError:
         raise ImageError(f"{source}: too large for this machine's memory") from None
@@ -96,12 +104,10 @@ def read_image(source: str, *, patience: Patience = PATIENCE) -> Image:
 
 
 def _open(source: str, patience: Patience) -> BinaryIO:
-    if not is_url(source):
-        return open(source, "rb")
-    parts = urlsplit(check_url(source))
-    if parts.scheme == "file":
-        return open(url2pathname(parts.path), "rb")
-    return io.BytesIO(_fetch(source, patience))
+    if is_url(source):
+        check_url(source)
+    path = local_path(source)
+    return path.open("rb") if path else io.BytesIO(_fetch(source, patience))
 
 
 def _fetch(url: str, patience: Patience) -> bytes:
