@@ -1,4 +1,7 @@
-"""Torch7's bicubic resize: `image.scale(…, 'bicubic')`, which is neither Pillow's nor torchvision's."""
+"""Torch7's bicubic resize (`image.scale(…, 'bicubic')`), which is neither Pillow's nor torchvision's.
+
+Catmull-Rom, corners aligned, no antialiasing, no clamping: `scaleCubic_rowcol` in generic/image.c of torch/image.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,65 @@ import torch
 from torch import Tensor
 
 
-def taps(length: int, scaled: int, start: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which 4 samples of `length` make each of `count` output samples from `start` on, of `scaled`; and their weights.
+def plan(height: int, width: int, size: int, crop: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What a resized image is made of, whose shorter side becomes `size`: rows and their weights, columns and theirs.
 
-    Returns (4, count) and (4, count). As in `scaleCubic_rowcol` of torch/image's generic/image.c.
+    Of the resized image the `crop` by `crop` pixels in the centre, or all (None). An image whose shorter side is `size`
+    already is not touched.
+
+    Each output row is the sum of four rows of the image, `rows[:, i]`, times their weights, `row_weights[:, i]`; and
+    so are the columns. Indices int64, weights float32, all (4, count).
     """
-    step = torch.full((), (length - 1) / max(scaled - 1, 1), dtype=torch.float32, device=device)
-    output = torch.arange(start, start + count, device=device)
-    position = output * step  # in float32, as there: where a sample lies decides between its neighbours
-    left = position.long()
-    t = position - left
-    last = output == scaled - 1
-    left = torch.where(last, length - 1, left)
-    t = torch.where(last, 0.0, t)
+    # In tensors rather than numbers: a graph that is exported once then does it for images of any size.
+    high, wide = torch.scalar_tensor(height, dtype=torch.float64), torch.scalar_tensor(width, dtype=torch.float64)
+    short = torch.minimum(high, wide)
+    if crop is None:
+        shorter = min(height, width)
+        rows, row_weights = taps(high, short, size, scaled_length(height, shorter, size))
+        columns, column_weights = taps(wide, short, size, scaled_length(width, shorter, size))
+    else:
+        rows, row_weights = taps(high, short, size, crop)
+        columns, column_weights = taps(wide, short, size, crop)
+    return rows, row_weights, columns, column_weights
 
-    w0 = ((-0.5 * t + 1.0) * t - 0.5) * t
-    w1 = (1.5 * t - 2.5) * t * t + 1.0
-    w2 = ((-1.5 * t + 2.0) * t + 0.5) * t
-    w3 = (0.5 * t - 0.5) * t * t
-    zero = torch.zeros_like(t)
-    first, final = left == 0, left + 2 >= length  # a neighbour outside: 2 * p1 - p2, or 2 * p2 - p1
-    before, after = torch.where(first, w0, zero), torch.where(final, w3, zero)
-    weights = torch.stack([w0 - before, w1 + 2 * before - after, w2 - before + 2 * after, w3 - after])
-    indices = left + torch.arange(-1, 3, device=device).unsqueeze(1)
-    return indices.clamp(0, length - 1), weights
+
+def scaled_length(length: int, shorter: int, size: int) -> int:
+    """A side of the resized image. The order of the operations is the official one: it decides what is rounded off."""
+    return length if shorter == size else int(length / shorter * size)
+
+
+def taps(length: Tensor, shorter: Tensor, size: int, count: int) -> tuple[Tensor, Tensor]:
+    """Indices and weights for one side of the image, as `plan` returns them. `length` and `shorter`: 0-d, float64."""
+    scaled = torch.where(shorter == size, length, (length / shorter * size).floor())  # scaled_length
+    output = ((scaled - count) / 2).ceil() + torch.arange(count)  # the official CenterCrop's offset
+    # In float32, as there: between which samples an output lies is decided by its rounding.
+    step = ((length - 1) / (scaled - 1).clamp(min=1)).float()
+    position = torch.where(output < scaled - 1, output.float() * step, (length - 1).float())  # the last is a copy
+    left = position.floor()
+    t = position - left
+
+    # the weights of the neighbours at -1, 0, 1 and 2 as polynomials in t, the constant first
+    catmull_rom = [[0.0, -0.5, 1.0, -0.5], [1.0, 0.0, -2.5, 1.5], [0.0, 0.5, 2.0, -1.5], [0.0, 0.0, -0.5, 0.5]]
+    c = torch.tensor(catmull_rom).t().unsqueeze(-1)  # (power, neighbour, 1)
+    weights = ((c[3] * t + c[2]) * t + c[1]) * t + c[0]
+    # a neighbour outside is 2 * p1 - p2 before the first sample, 2 * p2 - p1 after the last
+    before, after = weights[0] * (left < 1), weights[3] * (left + 2 >= length)
+    extrapolation = torch.tensor([[-1.0, 2.0, -1.0, 0.0], [0.0, -1.0, 2.0, -1.0]]).unsqueeze(-1)
+    weights = weights + extrapolation[0] * before + extrapolation[1] * after
+
+    neighbours = left + torch.arange(-1, 3).unsqueeze(-1)
+    return torch.minimum(neighbours.clamp(min=0), length - 1).long(), weights
+
+
+def span(indices: Tensor) -> tuple[int, int]:
+    """The smallest of the indices, and the largest plus one."""
+    return int(indices.min()), int(indices.max()) + 1
+
+
+def weigh(samples: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """The sums along the last dimension but one: (…, length, n) of any type -> (…, count, n), float32."""
+    weights = weights.unsqueeze(-1)
+    total = samples.index_select(-2, indices[0]).float() * weights[0]
+    for neighbour in range(1, 4):
+        total.addcmul_(samples.index_select(-2, indices[neighbour]).float(), weights[neighbour])
+    return total

@@ -1,8 +1,8 @@
-"""From a PIL image to a tensor of pixel values, as the official code's loader (`image.load(path, 3, 'float')`) had it."""
+"""The pixel values of a PIL image, as the official code's loader has them: `image.load(path, 3, 'float')` of Torch7."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,35 +10,51 @@ from torch import Tensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # how Pillow has 16-bit grey, by version, format and byte order
+_STRAIGHT = {
+    "P": "RGBA",
+    "PA": "RGBA",
+    "RGBa": "RGBA",
+    "La": "LA",
+}  # on the way to RGB; a palette's alpha without warning
 
-def to_pixels(image: Any) -> Tensor:
-    """A PIL image as (3, H, W): uint8, or float32 between 0 and 255 where it has 16 bits.
 
-    Raises TypeError for anything else, ValueError for an image whose pixels have no known range.
-    """
+def check_pil(image: object) -> Image:
+    """The image, if it is one of PIL's with a pixel or more. Raises TypeError, ValueError."""
     try:
         from PIL.Image import Image
     except ImportError:
         pass
     else:
         if isinstance(image, Image):
-            return _planes(image)
-    raise TypeError(f"expected a PIL image or a uint8 tensor (3, H, W) or (N, 3, H, W); got {type(image).__name__}")
+            if 0 in image.size:
+                raise ValueError(f"an image of {image.width} x {image.height} pixels; expected 1 or more each way")
+            return image
+    raise TypeError(f"expected a PIL image, or a uint8 tensor (3, H, W) or (N, 3, H, W); got {type(image).__name__}")
 
 
-def _planes(image: Image) -> Tensor:
-    import numpy as np
+def to_pixels(image: Image) -> Tensor:
+    """(H, W, 3), uint8; float32 from 0 to 255 where the image has 16 bits.
 
-    if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):  # the official loader keeps all 16 bits
-        values = torch.from_numpy(np.array(image).astype(np.float32))
-        if values.numel() and not 0 <= float(values.min()) <= float(values.max()) <= 65535:
-            raise ValueError(f"image of mode {image.mode} with values outside 0 to 65535; convert it to 8 bits first")
-        return (values * (255 / 65535)).expand(3, -1, -1)
-    if image.mode in ("P", "PA", "LA", "La", "RGBa"):
-        image = image.convert("RGBA")  # straight to RGB would warn about the transparency that is dropped
+    Grey becomes three equal channels, alpha is dropped (not composited), all 16 bits count: as the official loader does
+    it, but for colour of 16 bits, of which Pillow keeps the upper 8. CMYK and palettes become the colours they stand
+    for; the official loader mistakes them. A rotation in the EXIF data is left alone, as it does.
+
+    Raises ValueError for an image without a known range (floating-point, or integers beyond 16 bits), and for one that
+    Pillow cannot convert to RGB.
+    """
+    if image.mode in _DEEP:
+        values = torch.frombuffer(bytearray(image.convert("I").tobytes()), dtype=torch.int32)
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high > 65535:
+            raise ValueError(f"an image of mode {image.mode} with values from {low} to {high}; expected 0 to 65535")
+        grey = values.float().mul_(255 / 65535).view(image.height, image.width, 1)
+        return grey.expand(-1, -1, 3).contiguous()
+    if image.mode == "F":
+        raise ValueError("an image of mode F; floating-point values have no known range, convert it to 8 bits first")
     if image.mode != "RGB":
         try:
-            image = image.convert("RGB")
-        except ValueError:
-            raise ValueError(f"image of mode {image.mode}; expected one that Pillow converts to RGB") from None
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+            image = image.convert(_STRAIGHT.get(image.mode)).convert("RGB")
+        except ValueError as error:
+            raise ValueError(f"an image of mode {image.mode}; Pillow cannot make it RGB: {error}") from None
+    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
