@@ -129,7 +129,7 @@ def _axes(figure: Figure, left: float, bottom: float, width: float, height: floa
 
 def _text(parent: Any, x: float, y: float, text: str, width: float | None = None, **options: Any) -> None:
     """A text in one line, `width` inches at most."""
-    text = " ".join(text.split())
+    text = " ".join(text.split()).encode("utf-8", "replace").decode()  # a name of a file need not be text
     artist = parent.text(x, y, text, parse_math=False, **{"color": _INK, **options})  # `$` in a file name is just that
     length = len(text)
     while width is not None and length > 1 and artist.get_window_extent().width > width * _DPI:
