@@ -48,12 +48,12 @@ def taps(length: Tensor, shorter: Tensor, size: int, count: int) -> tuple[Tensor
 
     # the weights of the neighbours at -1, 0, 1 and 2 as polynomials in t, the constant first
     catmull_rom = [[0.0, -0.5, 1.0, -0.5], [1.0, 0.0, -2.5, 1.5], [0.0, 0.5, 2.0, -1.5], [0.0, 0.0, -0.5, 0.5]]
-    c = torch.tensor(catmull_rom).t().unsqueeze(-1)  # (power, neighbour, 1)
+    c = torch.tensor(catmull_rom, dtype=torch.float32).t().unsqueeze(-1)  # (power, neighbour, 1)
     weights = ((c[3] * t + c[2]) * t + c[1]) * t + c[0]
     # a neighbour outside is 2 * p1 - p2 before the first sample, 2 * p2 - p1 after the last
     before, after = weights[0] * (left < 1), weights[3] * (left + 2 >= length)
-    extrapolation = torch.tensor([[-1.0, 2.0, -1.0, 0.0], [0.0, -1.0, 2.0, -1.0]]).unsqueeze(-1)
-    weights = weights + extrapolation[0] * before + extrapolation[1] * after
+    outside = torch.tensor([[-1.0, 2.0, -1.0, 0.0], [0.0, -1.0, 2.0, -1.0]], dtype=torch.float32).unsqueeze(-1)
+    weights = weights + outside[0] * before + outside[1] * after
 
     neighbours = left + torch.arange(-1, 3).unsqueeze(-1)
     return torch.minimum(neighbours.clamp(min=0), length - 1).long(), weights
@@ -66,7 +66,7 @@ def span(indices: Tensor) -> tuple[int, int]:
 
 def weigh(samples: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     """The sums along the last dimension but one: (…, length, n) of any type -> (…, count, n), float32."""
-    weights = weights.unsqueeze(-1)
+    indices, weights = indices.to(samples.device), weights.to(samples.device).unsqueeze(-1)
     total = samples.index_select(-2, indices[0]).float() * weights[0]
     for neighbour in range(1, 4):
         total.addcmul_(samples.index_select(-2, indices[neighbour]).float(), weights[neighbour])

@@ -40,8 +40,7 @@ def to_pixels(image: Image) -> Tensor:
     it, but for colour of 16 bits, of which Pillow keeps the upper 8. CMYK and palettes become the colours they stand
     for; the official loader mistakes them. A rotation in the EXIF data is left alone, as it does.
 
-    Raises ValueError for an image without a known range (floating-point, or integers beyond 16 bits), and for one that
-    Pillow cannot convert to RGB.
+    Raises ValueError for values without a known range: floating-point, or integers beyond 16 bits.
     """
     if image.mode in _DEEP:
         values = torch.frombuffer(bytearray(image.convert("I").tobytes()), dtype=torch.int32)
@@ -53,8 +52,5 @@ def to_pixels(image: Image) -> Tensor:
     if image.mode == "F":
         raise ValueError("an image of mode F; floating-point values have no known range, convert it to 8 bits first")
     if image.mode != "RGB":
-        try:
-            image = image.convert(_STRAIGHT.get(image.mode)).convert("RGB")
-        except ValueError as error:
-            raise ValueError(f"an image of mode {image.mode}; Pillow cannot make it RGB: {error}") from None
+        image = image.convert(_STRAIGHT.get(image.mode)).convert("RGB")
     return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)

@@ -74,17 +74,15 @@ class Torch7Preprocess(nn.Module):
         if not isinstance(image, Tensor):
             return self._forward_pil(image)
         _check_tensor(image)
-        rows, row_weights, columns, column_weights = _to(
-            plan(image.size(-2), image.size(-1), self.resize, self.crop), image.device
-        )
+        rows, row_weights, columns, column_weights = plan(image.size(-2), image.size(-1), self.resize, self.crop)
         if not torch.compiler.is_compiling():
             left, right = span(columns)  # numbers, which an exported graph would keep for images of any size
             image, columns = image[..., left:right], columns - left
         planes = weigh(image, rows, row_weights)  # (…, 3, crop, W)
         side = planes.flatten(0, -2).t().contiguous()  # (W, … * 3 * crop): columns, now one value beside the other
-        pixels = weigh(side, columns, column_weights).t()
+        pixels = weigh(side, columns, column_weights).t().contiguous()
         shape = image.shape[:-2] + (rows.size(1), columns.size(1))  # noqa: RUF005 (TorchScript)
-        return _normalise(pixels.reshape(shape).div_(255), self.mean, self.std)
+        return _normalise(pixels.view(shape).div_(255), self.mean, self.std)
 
     def _forward_pil(self, image: object) -> Tensor:
         """The same for a PIL image, whose memory has the channels last: other strides, the same sums."""
@@ -94,8 +92,8 @@ class Torch7Preprocess(nn.Module):
         kept = to_pixels(image.crop((left, top, right, bottom)))
         lines = weigh(kept.flatten(1), rows - top, row_weights)  # (crop, W * 3)
         side = lines.t().contiguous().view(right - left, -1)  # (W, 3 * crop)
-        pixels = weigh(side, columns - left, column_weights).t()
-        return _normalise(pixels.reshape(3, rows.size(1), -1).div_(255), self.mean, self.std)
+        pixels = weigh(side, columns - left, column_weights).t().contiguous()
+        return _normalise(pixels.view(3, rows.size(1), -1).div_(255), self.mean, self.std)
 
     def extra_repr(self) -> str:
         return f"resize={self.resize}, crop={self.crop}"
@@ -196,11 +194,8 @@ def _check_tensor(image: Tensor) -> None:
         raise ValueError(f"a tensor of shape {list(image.shape)}; expected (3, H, W) or (N, 3, H, W)")
 
 
-def _to(tables: tuple[Tensor, Tensor, Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return tables[0].to(device), tables[1].to(device), tables[2].to(device), tables[3].to(device)
-
-
 def _normalise(pixels: Tensor, mean: list[float], std: list[float]) -> Tensor:
     """(…, 3, H, W), in place."""
-    means = torch.tensor(mean, device=pixels.device).view(3, 1, 1)
-    return pixels.sub_(means).div_(torch.tensor(std, device=pixels.device).view(3, 1, 1))
+    means = torch.tensor(mean, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
+    deviations = torch.tensor(std, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
+    return pixels.sub_(means).div_(deviations)
