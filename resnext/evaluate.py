@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import platform
 import sys
 import time
@@ -70,6 +71,8 @@ def add_command(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _evaluate(options: argparse.Namespace) -> int:
     path = _report_path(options.output, options.resume)
+    if importlib.util.find_spec("PIL") is None:
+        raise CommandError("evaluate reads images with Pillow: pip install pillow")
     model = load_model(options.arch, options.weights)
     transform, preprocessing = choose_transform(model, options.preprocess, options.crop, options.ten_crop)
     outputs = Outputs.of(model.preprocessing, model.num_classes)

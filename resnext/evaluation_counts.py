@@ -28,13 +28,16 @@ class Unreadable(NamedTuple):
 class Errors(NamedTuple):
     """Whole numbers: how many images, and how many of them had the right class not first, not among the first five."""
 
-    images: int = 0
-    top1: int = 0
-    top5: int = 0
+    images: int
+    top1: int
+    top5: int
 
     def plus(self, other: Errors) -> Errors:
         """The sum of both."""
         return Errors(self.images + other.images, self.top1 + other.top1, self.top5 + other.top5)
+
+
+_NONE = Errors(0, 0, 0)
 
 
 @dataclass
@@ -50,7 +53,7 @@ class Counts:
             self._add(target, Errors(1, int(rank > 0), int(rank >= min(TOP, num_classes))))
 
     def _add(self, target: int, errors: Errors) -> None:
-        self.classes[target] = self.classes.get(target, Errors()).plus(errors)
+        self.classes[target] = self.classes.get(target, _NONE).plus(errors)
 
     def merge(self, other: Counts) -> None:
         """Add what another part gave."""
@@ -66,7 +69,7 @@ class Counts:
     @property
     def total(self) -> Errors:
         """The errors of all classes."""
-        return functools.reduce(Errors.plus, self.classes.values(), Errors())
+        return functools.reduce(Errors.plus, self.classes.values(), _NONE)
 
     def as_json(self) -> dict[str, Any]:
         """Plain lists, for `from_json`."""
@@ -96,6 +99,7 @@ class PartialCounts:
         """What is there of this run, by shard. Raises CommandError where it is of another run, with the differences."""
         before = _read(self.folder / "run.json")
         if before is None:
+            self.discard()  # nobody knows what run that was of
             return {}
         differences = [
             f"{key} was {before.get(key)}, is {self.run.get(key)}"
@@ -128,14 +132,19 @@ class PartialCounts:
 
     def keep(self, shard: int, counts: Counts) -> None:
         """Put the counts of a whole shard into the folder."""
-        write_atomically(self.folder / f"shard-{shard:08d}.json", json.dumps(counts.as_json()))
+        path, text = self.folder / f"shard-{shard:08d}.json", json.dumps(counts.as_json())
+        try:
+            write_atomically(path, text)
+        except FileNotFoundError:  # another run of the same report has ended meanwhile, and cleared up
+            self.open()
+            write_atomically(path, text)
 
 
 def write_atomically(path: Path, text: str) -> None:
     """A text file under its name, whole or not at all."""
     temporary = path.with_name(f".writing-{secrets.token_hex(8)}")
     try:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ not depend on how many processes read them.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -130,9 +131,11 @@ def open_data(path: str, outputs: Outputs, batch: int) -> Folder | Tars:
         if folders:
             return Folder(path, folders, outputs, batch)
         if tars:
+            _need_webdataset(path)
             return Tars(path, tars, outputs, batch)
         raise CommandError(f"{path}: expected class folders with images, or .tar files; there are neither")
     if path.endswith(TARS) or _is_url(path):
+        _need_webdataset(path)
         return Tars(path, _expand(path), outputs, batch)
     raise CommandError(
         f"{path}: expected a folder of class folders, or WebDataset shards (a folder of .tar files, shards-{{000..003}}"
@@ -147,12 +150,16 @@ def _size(path: Path) -> int:
         return -1
 
 
+def _need_webdataset(path: str) -> None:
+    if importlib.util.find_spec("webdataset") is None:
+        raise CommandError(f"{path}: reading WebDataset shards needs the webdataset package: pip install webdataset")
+
+
 def _is_url(path: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]+:", path) is not None  # two letters at least: one is a drive
 
 
 def _expand(pattern: str) -> list[str]:
-    _webdataset()
     from webdataset.shardlists import expand_urls
 
     try:
@@ -170,10 +177,3 @@ def _samples(url: str) -> Iterator[dict[str, Any]]:
         yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
         while stream.read(2**20):  # a command must come to its own end, for its exit status to tell
             pass
-
-
-def _webdataset() -> None:
-    try:
-        import webdataset  # noqa: F401
-    except ImportError as error:
-        raise CommandError(f"reading WebDataset shards needs {error.name}: pip install webdataset") from None

@@ -23,15 +23,15 @@ class TorchvisionPreprocess:
     """What torchvision's `ImageClassification` does with a PIL image, to the bit, without torchvision.
 
     Converted to RGB, the shorter side to `resize` (bilinear, antialiased), cropped in the centre, normalised. Returns
-    float32 (3, crop, crop); with `ten_crop` (10, 3, crop, crop): the corners and the centre, then these mirrored, as
-    torchvision's `TenCrop` makes them.
+    float32 (3, crop, crop); with `ten_crop` (10, 3, crop, crop): the corners and the centre, of the image and of its
+    mirror image, as torchvision's `TenCrop` makes them.
     """
 
     def __init__(self, resize: int = RESIZE[CROP], crop: int = CROP, *, ten_crop: bool = False) -> None:
         self.resize, self.crop, self.ten_crop = resize, crop, ten_crop
 
     def __call__(self, image: Image) -> Tensor:
-        from PIL.Image import Resampling
+        from PIL.Image import Resampling, Transpose
 
         image = image.convert("RGB")
         short, long = sorted(image.size)
@@ -39,12 +39,16 @@ class TorchvisionPreprocess:
         size = (self.resize, scaled) if image.width <= image.height else (scaled, self.resize)
         if image.size != size:
             image = image.resize(size, Resampling.BILINEAR)
+        if not self.ten_crop:
+            return self._crops(image, corners=False)[0]
+        mirrored = image.transpose(Transpose.FLIP_LEFT_RIGHT)
+        return torch.stack([*self._crops(image, corners=True), *self._crops(mirrored, corners=True)])
+
+    def _crops(self, image: Image, *, corners: bool) -> list[Tensor]:
         right, bottom = image.width - self.crop, image.height - self.crop
-        corners = [(round(right / 2.0), round(bottom / 2.0))]
-        if self.ten_crop:
-            corners = [(0, 0), (right, 0), (0, bottom), (right, bottom), *corners]
-        crops = [self._tensor(image.crop((x, y, x + self.crop, y + self.crop))) for x, y in corners]
-        return torch.stack(crops + [crop.flip(2) for crop in crops]) if self.ten_crop else crops[0]
+        places = [(0, 0), (right, 0), (0, bottom), (right, bottom)] if corners else []
+        places.append((round(right / 2), round(bottom / 2)))
+        return [self._tensor(image.crop((x, y, x + self.crop, y + self.crop))) for x, y in places]
 
     def _tensor(self, image: Image) -> Tensor:
         values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)

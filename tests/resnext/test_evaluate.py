@@ -4,7 +4,9 @@ import copy
 import csv
 import io
 import json
+import os
 import shutil
+import sys
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from resnext.evaluation_transform import TorchvisionPreprocess
 from resnext.model import ResNeXt
 from resnext.preprocess import get_preprocess
 from tests.conftest import randomize, relative_error
-from tests.resnext.evaluation_set import LabelledSet, evaluate, read_report
+from tests.resnext.evaluation_set import LabelledSet, evaluate, one_thread, read_report  # noqa: F401
 
 CIFAR_NAMES = [f"class_{number}" for number in range(10)]
 
@@ -168,6 +170,28 @@ def test_images_that_cannot_be_read(damaged, tmp_path, capsys, policy, images, t
     assert "resnext: unreadable: class_1/text.jpg: not an image that Pillow reads\n" in captured.err
 
 
+def test_many_unreadable_images_are_named_in_the_report_alone(damaged, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("resnext.evaluate.MAX_NAMED", 1)
+    assert damaged.evaluate() == 0
+    err = capsys.readouterr().err
+    assert err.splitlines()[1:] == ["resnext: 2 more are unreadable; --output names all"]
+
+
+def test_a_bar_on_a_terminal(cifar, monkeypatch, capsys):
+    cifar.evaluate()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    cifar.evaluate()
+    assert "evaluate: 100%" in capsys.readouterr().err
+
+
+def test_names_that_are_not_utf_8(changing, tmp_path):
+    folder = os.fsdecode(b"class_3\xff")
+    (changing.data / "class_3").rename(changing.data / folder)
+    assert changing.evaluate("--output", tmp_path / "report.json") == 0
+    assert b"\nclass_3\xff,cat," in (tmp_path / "report.csv").read_bytes()
+
+
 def test_images_of_several_sizes_go_through_a_network_that_resizes_nothing(changing, tmp_path):
     extra = changing.images[0].resize((40, 36))
     extra.save(changing.data / "class_3" / "larger.png")
@@ -213,6 +237,12 @@ def test_a_network_for_other_than_rgb_is_refused(tmp_path, capsys):
     torch.save(model.state_dict(), tmp_path / "grey.pth")
     assert evaluate(tmp_path, "--weights", tmp_path / "grey.pth") == 2
     assert "1 channels; expected 3" in capsys.readouterr().err
+
+
+def test_without_pillow(cifar, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "PIL" else name)
+    assert cifar.evaluate() == 2
+    assert capsys.readouterr().err == "resnext: evaluate reads images with Pillow: pip install pillow\n"
 
 
 def test_no_image_that_can_be_read(changing, tmp_path, capsys):
