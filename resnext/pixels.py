@@ -11,12 +11,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # how Pillow has 16-bit grey, by version, format and byte order
-_STRAIGHT = {
-    "P": "RGBA",
-    "PA": "RGBA",
-    "RGBa": "RGBA",
-    "La": "LA",
-}  # on the way to RGB; a palette's alpha without warning
+# On the way to RGB: alpha that is multiplied in is taken out; a palette's would raise a warning when it is dropped.
+_STRAIGHT = {"P": "RGBA", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}
 
 
 def check_pil(image: object) -> Image:
@@ -36,9 +32,10 @@ def check_pil(image: object) -> Image:
 def to_pixels(image: Image) -> Tensor:
     """(H, W, 3), uint8; float32 from 0 to 255 where the image has 16 bits.
 
-    Grey becomes three equal channels, alpha is dropped (not composited), all 16 bits count: as the official loader does
-    it, but for colour of 16 bits, of which Pillow keeps the upper 8. CMYK and palettes become the colours they stand
-    for; the official loader mistakes them. A rotation in the EXIF data is left alone, as it does.
+    As the official loader does it: grey becomes three equal channels, alpha is dropped (not composited), a palette
+    becomes its colours, grey of 16 bits counts with all of them, a rotation in the EXIF data is left alone. Of colour
+    with 16 bits Pillow keeps the upper 8. What a person expects, where the official loader fails or gives nonsense:
+    CMYK becomes the colours that are meant, alpha beside grey or in a palette is dropped.
 
     Raises ValueError for values without a known range: floating-point, or integers beyond 16 bits.
     """
@@ -52,5 +49,5 @@ def to_pixels(image: Image) -> Tensor:
     if image.mode == "F":
         raise ValueError("an image of mode F; floating-point values have no known range, convert it to 8 bits first")
     if image.mode != "RGB":
-        image = image.convert(_STRAIGHT.get(image.mode)).convert("RGB")
+        image = image.convert(_STRAIGHT.get(image.mode, image.mode)).convert("RGB")
     return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
