@@ -41,7 +41,7 @@ def taps(length: Tensor, shorter: Tensor, size: int, count: int) -> tuple[Tensor
     scaled = torch.where(shorter == size, length, (length / shorter * size).floor())  # scaled_length
     output = ((scaled - count) / 2).ceil() + torch.arange(count)  # the official CenterCrop's offset
     # In float32, as there: between which samples an output lies is decided by its rounding.
-    step = ((length - 1) / (scaled - 1).clamp(min=1)).float()
+    step = ((length - 1) / (scaled - 1)).float()
     position = torch.where(output < scaled - 1, output.float() * step, (length - 1).float())  # the last is a copy
     left = position.floor()
     t = position - left
