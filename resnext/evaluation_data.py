@@ -173,7 +173,12 @@ def _samples(url: str) -> Iterator[dict[str, Any]]:
     from webdataset import gopen
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    with gopen(url) as stream:
-        yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
-        while stream.read(2**20):  # a command must come to its own end, for its exit status to tell
-            pass
+    try:
+        with gopen(url) as stream:
+            yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
+            while stream.read(2**20):  # a command must come to its own end, for its exit status to tell
+                pass
+    except OSError as error:
+        if status := re.search(r"exit (-?\d+) \(read\)", str(error)):
+            raise OSError(f"the command failed with exit status {status[1]}") from None
+        raise
