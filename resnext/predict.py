@@ -22,7 +22,7 @@ from resnext.explain import map_features
 from resnext.images import ImageError, find_images, is_url, local_path, read_image
 from resnext.model import ResNeXt
 from resnext.plot import BARS, MAX_ROWS, Row, save
-from resnext.preprocess import SETTINGS
+from resnext.preprocess import SETTINGS, get_preprocess
 
 _PIXELS_AT_ONCE = 16 * 224 * 224  # that go through the network together
 
@@ -156,10 +156,9 @@ def _preprocessing(model: ResNeXt, top: int) -> nn.Module:
     """How images become the network's input, if the network can do what is asked for."""
     if top > model.num_classes:
         raise CommandError(f"argument --top: expected at most the network's {model.num_classes} classes, got {top}")
-    try:
-        return model.preprocess
-    except ValueError as error:  # not three channels
-        raise CommandError(str(error)) from None
+    if model.in_channels != 3:
+        raise CommandError(f"the network takes images of {model.in_channels} channels; expected 3 (RGB)")
+    return get_preprocess(model.preprocessing)
 
 
 def _entry(result: _Result, top: int, names: Sequence[str], ids: Sequence[str | None]) -> dict[str, Any]:

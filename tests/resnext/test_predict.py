@@ -171,7 +171,7 @@ def test_top(capsys, photos, weights):
 def test_other_refusals(capsys, photos, weights, tmp_path, monkeypatch):
     assert "unknown architecture 'resnet'" in refused(capsys, photos, "--arch", "resnet")
     assert f"{tmp_path / 'no.pth'}: cannot be read" in refused(capsys, photos, "--weights", tmp_path / "no.pth")
-    assert "this network takes 1 channels" in refused(capsys, photos, "--weights", weights["grey"])
+    assert "the network takes images of 1 channels; expected 3" in refused(capsys, photos, "--weights", weights["grey"])
     state_dict = torch.load(weights["cifar10"])
     state_dict["fc.bias"][3] = float("nan")
     torch.save(state_dict, tmp_path / "nan.pth")
