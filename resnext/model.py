@@ -176,7 +176,7 @@ class ResNeXt(nn.Module):
 
         Stem, bottlenecks (stages if `coarse`), and what no pattern matches: the classifier.
         """
-        return {"stem": r"^(conv1|bn1)\.", "blocks": r"layer(\d+)" if coarse else r"layer(\d+)\.(\d+)"}
+        return {"stem": r"conv1|bn1", "blocks": r"layer(\d+)" if coarse else r"layer(\d+)\.(\d+)"}
 
     def preprocess(self, image: Any) -> Tensor:
         """The input that these weights were trained on; see `resnext.preprocess`, whose module `preprocessing` names.
