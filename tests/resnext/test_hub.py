@@ -93,3 +93,18 @@ print(sorted({{m.split('.')[0] for m in set(sys.modules) - before}} - set(sys.st
     assert run.returncode == 0, run.stderr
     imported = set(eval(run.stdout))
     assert imported <= {"resnext", "hubconf", "torch"}, imported
+
+
+def test_modules_are_there_on_demand():
+    script = """
+import sys, resnext
+assert 'resnext.preprocess' not in sys.modules
+assert resnext.preprocess.Torch7Preprocess(64, 56).crop == 56
+assert resnext.explain.class_activation_map and resnext.forms.convert_state_dict
+try:
+    resnext.optimise
+except AttributeError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout == "module 'resnext' has no attribute 'optimise'\n"
