@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import resnext
 from resnext.forms import convert_state_dict, find_form
+from resnext.preprocess import SETTINGS
 from resnext.records import records
 from resnext.zoo import get_architecture, parse_name
 
@@ -27,23 +28,9 @@ try:
 except ImportError as error:
     raise ImportError(f"resnext.integrations.timm needs timm: pip install timm ({error})") from error
 
-_DATA: dict[str, dict[str, Any]] = {
-    "imagenet": {
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 224 / 256,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-    },
-    "cifar10": {  # datasets/cifar10.lua of facebookresearch/ResNeXt, whose pixels go up to 255
-        "input_size": (3, 32, 32),
-        "pool_size": (8, 8),
-        "crop_pct": 1.0,
-        "interpolation": "bicubic",
-        "mean": tuple(value / 255 for value in (125.3, 123.0, 113.9)),
-        "std": tuple(value / 255 for value in (63.0, 62.1, 66.7)),
-    },
+_INPUT: dict[str, dict[str, Any]] = {
+    "imagenet": {"input_size": (3, 224, 224), "pool_size": (7, 7), "crop_pct": 224 / 256},
+    "cifar10": {"input_size": (3, 32, 32), "pool_size": (8, 8), "crop_pct": 1.0},
 }
 # output stride to `replace_stride_with_dilation`
 _DILATE = {32: None, 16: (False, False, True), 8: (False, True, True)}
@@ -70,8 +57,13 @@ def register(name: str) -> None:
 
 def _configuration(name: str) -> dict[str, Any]:
     architecture = get_architecture(name)
+    mean, std = SETTINGS[architecture.data_set]
+    largest = 1 if architecture.data_set == "imagenet" else 255  # pixel value, where timm's go up to 1
     configuration = {
-        **_DATA[architecture.data_set],
+        **_INPUT[architecture.data_set],
+        "interpolation": "bicubic",
+        "mean": tuple(value / largest for value in mean),
+        "std": tuple(value / largest for value in std),
         "num_classes": architecture.num_classes,
         "first_conv": "conv1",
         "classifier": "fc",

@@ -12,6 +12,8 @@ from torch.nn.functional import cross_entropy
 import resnext
 from resnext import zoo
 from resnext.architecture import Architecture
+from resnext.classes import class_names
+from resnext.preprocess import get_preprocess
 from tests.conftest import randomize, relative_error
 from tests.resnext.conftest import NAME, assert_right
 
@@ -124,15 +126,13 @@ def test_weights_of_what_was_published(tv, architecture, form):
 
 
 def test_categories_are_the_names_of_the_classes(tv):
-    classes = pytest.importorskip("resnext.classes")
-    assert tuple(tv.ResNeXt50_32X4D_TypeC_Weights.DEFAULT.meta["categories"]) == classes.class_names("imagenet")
+    assert tuple(tv.ResNeXt50_32X4D_TypeC_Weights.DEFAULT.meta["categories"]) == class_names("imagenet")
 
 
 def test_transforms_are_the_authors_preprocessing(tv):
-    preprocess = pytest.importorskip("resnext.preprocess")
     image = torch.randint(256, (3, 240, 300), dtype=torch.uint8)
     weights = tv.ResNeXt50_32X4D_TypeC_Weights.DEFAULT
-    expected = preprocess.get_preprocess("imagenet")(image)
+    expected = get_preprocess("imagenet")(image)
     assert torch.equal(weights.transforms()(image), expected)
     assert torch.equal(weights.transforms(antialias=True)(image), expected)  # as the training script calls it
 
