@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from resnext import info
+from resnext import evaluate, info, predict
 from resnext.cache import find_cached, verify_cached
 from resnext.checkpoint import WeightsError
 from resnext.command_line import CommandError, Parser, table
@@ -20,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     weights = commands.add_parser("weights", help="what is published, and what of it is in the cache")
     weights.add_argument("--verify", action="store_true", help="check the full SHA-256 of every cached file")
     weights.set_defaults(run=_weights)
+    predict.add_command(commands)
+    evaluate.add_command(commands)
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)

@@ -1,0 +1,92 @@
+"""Time of the authors' preprocessing beside torchvision's v2 pipeline, for the same images.
+
+    python benchmarks/preprocess.py [--runs N]
+
+Ours: `Torch7Preprocess()`. torchvision's: shorter side to 256 (bicubic, antialiased), crop of 224 in the centre, float
+from 0 to 1, normalise. A PIL image that is in memory already goes in (a JPEG's decoding is the same for both), or a
+uint8 tensor (3, H, W). With the threads that torch takes by itself, and with one, as in a DataLoader's worker. Time per
+image; a run is several of them, and the runs take turns.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # run as a script: this folder would shadow top-level modules of the same names
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+from PIL import Image
+
+from benchmarks.measure import interleave, machine, parser, ratio, spread, table, target
+from benchmarks.ready import import_package
+from resnext.preprocess import IMAGENET, Torch7Preprocess
+
+SIZES = ((375, 500), (1200, 1600))  # height, width
+SECONDS = 0.1  # of a run, about
+Transform = Callable[[Any], torch.Tensor]
+
+
+def main() -> int:
+    """Measure, print; returns the exit status."""
+    options = parser(__doc__).parse_args()
+    transforms: dict[str, Transform] = {"ours": Torch7Preprocess(), "torchvision": torchvision_pipeline()}
+    print(f"{options.runs} runs of about {SECONDS} s each, median (quartiles) of the time per image")
+    print(machine(), end="\n\n")
+    rows: list[tuple[str, ...]] = [("image", "as", "threads", *transforms, "of torchvision's")]
+    targets: list[str] = []
+    default = torch.get_num_threads()
+    for height, width in SIZES:
+        size = f"{height} x {width}"
+        image = Image.frombytes("RGB", (width, height), random.Random(0).randbytes(3 * height * width))
+        tensor = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(height, width, 3)
+        for kind, example in (("PIL image", image), ("tensor", tensor.permute(2, 0, 1).contiguous())):
+            for threads in sorted({default, 1}, reverse=True):
+                torch.set_num_threads(threads)
+                calls = max(1, round(SECONDS / seconds(transforms["torchvision"], example, 3)))
+                contenders = {name: partial(seconds, call, example, calls) for name, call in transforms.items()}
+                times = interleave(contenders, options.runs)
+                share = ratio(times["ours"], times["torchvision"])
+                shown = [spread(times[name], "ms", 1e3) for name in transforms]
+                rows.append((size, kind, str(threads), *shown, f"{share:.2f}"))
+                if kind == "PIL image":
+                    text = f"{size}, {kind}, threads: {threads}: at most torchvision's time"
+                    targets.append(target(text, share, 1))
+    torch.set_num_threads(default)
+    print(table(rows), end="\n\n")
+    print(*targets, sep="\n")
+    return 0
+
+
+def seconds(transform: Transform, image: Any, calls: int) -> float:
+    """Time per call."""
+    started = time.perf_counter()
+    for _ in range(calls):
+        transform(image)
+    return (time.perf_counter() - started) / calls
+
+
+def torchvision_pipeline() -> Transform:
+    """What one would take otherwise."""
+    import_package("torchvision")
+    v2 = importlib.import_module("torchvision.transforms.v2")
+    return v2.Compose(
+        [
+            v2.Resize(256, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
+            v2.CenterCrop(224),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(IMAGENET.mean, IMAGENET.std),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Torch7's bicubic resize (`image.scale(…, 'bicubic')`), which is neither Pillow's nor torchvision's.
+
+Catmull-Rom, corners aligned, no antialiasing, no clamping: `scaleCubic_rowcol` in generic/image.c of torch/image.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def plan(height: int, width: int, size: int, crop: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What a resized image is made of, whose shorter side becomes `size`: rows and their weights, columns and theirs.
+
+    Of the resized image the `crop` by `crop` pixels in the centre, or all (None). An image whose shorter side is `size`
+    already is not touched.
+
+    Each output row is the sum of four rows of the image, `rows[:, i]`, times their weights, `row_weights[:, i]`; and
+    so are the columns. Indices int64, weights float32, all (4, count).
+    """
+    # In tensors rather than numbers: a graph that is exported once then does it for images of any size.
+    high, wide = torch.scalar_tensor(height, dtype=torch.float64), torch.scalar_tensor(width, dtype=torch.float64)
+    short = torch.minimum(high, wide)
+    if crop is None:
+        shorter = min(height, width)
+        rows, row_weights = taps(high, short, size, scaled_length(height, shorter, size))
+        columns, column_weights = taps(wide, short, size, scaled_length(width, shorter, size))
+    else:
+        rows, row_weights = taps(high, short, size, crop)
+        columns, column_weights = taps(wide, short, size, crop)
+    return rows, row_weights, columns, column_weights
+
+
+def scaled_length(length: int, shorter: int, size: int) -> int:
+    """A side of the resized image. The order of the operations is the official one: it decides what is rounded off."""
+    return length if shorter == size else int(length / shorter * size)
+
+
+def taps(length: Tensor, shorter: Tensor, size: int, count: int) -> tuple[Tensor, Tensor]:
+    """Indices and weights for one side of the image, as `plan` returns them. `length` and `shorter`: 0-d, float64."""
+    scaled = torch.where(shorter == size, length, (length / shorter * size).floor())  # scaled_length
+    output = ((scaled - count) / 2).ceil() + torch.arange(count)  # the official CenterCrop's offset
+    # In float32, as there: between which samples an output lies is decided by its rounding.
+    step = ((length - 1) / (scaled - 1).clamp(min=1)).float()
+    position = torch.where(output < scaled - 1, output.float() * step, (length - 1).float())  # the last is a copy
+    left = position.floor()
+    t = position - left
+
+    # the weights of the neighbours at -1, 0, 1 and 2 as polynomials in t, the constant first
+    catmull_rom = [[0.0, -0.5, 1.0, -0.5], [1.0, 0.0, -2.5, 1.5], [0.0, 0.5, 2.0, -1.5], [0.0, 0.0, -0.5, 0.5]]
+    c = torch.tensor(catmull_rom, dtype=torch.float32).t().unsqueeze(-1)  # (power, neighbour, 1)
+    weights = ((c[3] * t + c[2]) * t + c[1]) * t + c[0]
+    # a neighbour outside is 2 * p1 - p2 before the first sample, 2 * p2 - p1 after the last
+    before, after = weights[0] * (left < 1), weights[3] * (left + 2 >= length)
+    outside = torch.tensor([[-1.0, 2.0, -1.0, 0.0], [0.0, -1.0, 2.0, -1.0]], dtype=torch.float32).unsqueeze(-1)
+    weights = weights + outside[0] * before + outside[1] * after
+
+    neighbours = left + torch.arange(-1, 3).unsqueeze(-1)
+    return torch.minimum(neighbours.clamp(min=0), length - 1).long(), weights
+
+
+def span(indices: Tensor) -> tuple[int, int]:
+    """The smallest of the indices, and the largest plus one."""
+    return int(indices.min()), int(indices.max()) + 1
+
+
+def weigh(samples: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """The sums along the last dimension but one: (…, length, n) of any type -> (…, count, n), float32."""
+    indices, weights = indices.to(samples.device), weights.to(samples.device).unsqueeze(-1)
+    total = samples.index_select(-2, indices[0]).float() * weights[0]
+    for neighbour in range(1, 4):
+        total.addcmul_(samples.index_select(-2, indices[neighbour]).float(), weights[neighbour])
+    return total

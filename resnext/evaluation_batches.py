@@ -1,0 +1,131 @@
+"""From files with images to batches, in worker processes; an image that cannot be read is named, and never an error."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from resnext.command_line import CommandError
+from resnext.evaluation_counts import Unreadable
+
+Transform = Callable[[Any], Tensor]  # of a PIL image
+
+
+class Sample(NamedTuple):
+    """An image that is still to be read: its name in the report, its class, and what gives the bytes of its file."""
+
+    name: str
+    target: int
+    read: Callable[[], bytes]
+
+
+class Batch(NamedTuple):
+    """Images of one shard, (N, C, H, W) or (N, crops, C, H, W), with their classes (N,); and those that cannot be read.
+
+    `last`: the shard ends with it. `problem`: why the shard cannot be read to its end.
+    """
+
+    shard: int
+    images: Tensor = torch.empty(0)
+    targets: Tensor = torch.empty(0, dtype=torch.int64)
+    unreadable: Sequence[Unreadable] = ()
+    last: bool = False
+    problem: str = ""
+
+
+class Source(Protocol):
+    """A data set that is a sequence of shards."""
+
+    def __len__(self) -> int:
+        """How many shards there are."""
+
+    def read(self, shard: int, transform: Transform) -> Iterator[Batch]:
+        """The batches of one of them."""
+
+
+class _Shards(IterableDataset[Batch]):
+    """The batches of some shards; each is read by one worker."""
+
+    def __init__(self, source: Source, shards: Sequence[int], transform: Transform) -> None:
+        self.source, self.shards, self.transform = source, shards, transform
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        for shard in self.shards[worker.id :: worker.num_workers] if worker else self.shards:
+            yield from self.source.read(shard, self.transform)
+
+
+def load(source: Source, shards: Sequence[int], transform: Transform, *, workers: int, pin: bool) -> Iterator[Batch]:
+    """The batches of some shards, read by `workers` processes (0: by this one), in pinned memory for a GPU.
+
+    Raises CommandError where a shard cannot be read to its end, or a worker dies.
+    """
+    loader = DataLoader(
+        _Shards(source, shards, transform),
+        batch_size=None,
+        num_workers=min(workers, len(shards)),
+        collate_fn=_as_it_is,
+        pin_memory=pin,
+    )
+    try:
+        for batch in loader:
+            if batch.problem:
+                raise CommandError(batch.problem)
+            yield batch
+    except RuntimeError as error:
+        raise CommandError(f"reading images failed: {reason(error)}; try --workers 0, or a smaller --batch") from error
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def stack(shard: int, samples: Sequence[Sample], transform: Transform) -> Iterator[Batch]:
+    """Samples read, transformed and stacked: one batch, or several where the transform leaves images of several sizes.
+
+    Those that cannot be read come in a batch without images.
+    """
+    by_size: dict[torch.Size, list[tuple[Tensor, int]]] = {}
+    unreadable: list[Unreadable] = []
+    for name, target, read in samples:
+        try:
+            image = _decode(read(), transform)
+        except Exception as error:  # a damaged image raises whatever it likes
+            unreadable.append(Unreadable(name, target, reason(error)))
+        else:
+            by_size.setdefault(image.shape, []).append((image, target))
+    for group in by_size.values():
+        images, targets = zip(*group, strict=True)
+        yield Batch(shard, torch.stack(images), torch.tensor(targets))
+    if unreadable:
+        yield Batch(shard, unreadable=unreadable)
+
+
+def _decode(data: bytes, transform: Transform) -> Tensor:
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise ValueError("an empty file")
+    with warnings.catch_warnings(), io.BytesIO(data) as file:
+        warnings.simplefilter(
+            "ignore"
+        )  # some of ImageNet's photographs have odd EXIF data, which matters to nobody here
+        try:
+            image = Image.open(file)
+        except UnidentifiedImageError:
+            raise ValueError("not an image that Pillow reads") from None
+        image.load()
+        return transform(image)
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line: the same words for the same error, without the paths of this machine."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error.args[0] if error.args else "")
+    lines = text.strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,58 @@
+"""The network over batches of labelled images: where among the logits the right class comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from resnext.evaluation_batches import Batch
+from resnext.evaluation_counts import Counts
+from resnext.model import ResNeXt
+
+
+def count_shards(
+    model: ResNeXt, batches: Iterable[Batch], device: torch.device, precision: str = "fp32"
+) -> Iterator[tuple[int, Counts]]:
+    """The counts of every shard, as soon as its last batch is done. The model is moved to `device`.
+
+    `precision` "fp32" is that and no less on every GPU (no TF32); "bf16" is torch's autocast: convolutions and the
+    classifier in bfloat16, weights and statistics as they are.
+    """
+    model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    unfinished: dict[int, Counts] = {}
+    for batch in batches:
+        counts = unfinished.setdefault(batch.shard, Counts())
+        counts.unreadable += batch.unreadable
+        if len(batch.targets):
+            logits = logits_of(model, batch.images.to(device, non_blocking=True), precision)
+            rank = ranks(logits, batch.targets.to(device, non_blocking=True))
+            counts.add(batch.targets.tolist(), rank.tolist(), model.num_classes)
+        if batch.last:
+            yield batch.shard, unfinished.pop(batch.shard)
+
+
+def logits_of(model: ResNeXt, images: Tensor, precision: str) -> Tensor:
+    """(N, classes) of images (N, C, H, W); of (N, crops, C, H, W) the mean over the crops (official code: the sum)."""
+    count = len(images)
+    images = images.flatten(0, -4).contiguous(memory_format=torch.channels_last)
+    with (
+        torch.inference_mode(),
+        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+        torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"),
+    ):
+        logits: Tensor = model(images)
+        return logits.float().view(count, -1, logits.shape[1]).mean(1)
+
+
+def ranks(logits: Tensor, targets: Tensor) -> Tensor:
+    """How many classes come before the right one, (N,): 0 where it is first. Of logits (N, classes), targets (N,).
+
+    Of equal logits the lower class comes first, so that a tie is decided in the same way everywhere; a logit that is
+    NaN comes before all others, so that it never makes an answer right.
+    """
+    right = logits.gather(1, targets[:, None])
+    before = ~(logits <= right)
+    tied = (logits == right) & (torch.arange(logits.shape[1], device=logits.device) < targets[:, None])
+    return (before | tied).sum(1)

@@ -1,0 +1,145 @@
+"""Predictions as a picture: each image, where in it the network sees the class, and the most probable classes as bars.
+
+Needs matplotlib; not pyplot, so that no window, backend or figure of the caller is touched.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAX_ROWS = 40  # in one picture: already some 12,000 pixels high
+BARS = 5
+_DPI = 120
+_LEFT, _IMAGE, _GAP, _BARS, _RIGHT = 0.15, 2.2, 0.15, 3.0, 0.25  # inches
+_SCALE, _SCALE_TEXT, _PERCENT = 0.1, 0.45, 0.65  # the colour scale beside a map, room for its numbers and the bars'
+_TITLE, _FOOT = 0.35, 0.3  # room above a row, and below the last one
+_INK, _BAR, _BAR_FIRST = "#1a1a1a", "#c9d7e6", "#8fb3d9"
+_CAPTION = (
+    "Left: the image as the network sees it. Beside it: how much each place adds to the logit of the most probable "
+    "class (class activation map)."
+)
+_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the picture shows of one image.
+
+    `image` is (3, H, W) in [0, 1]; `map` the class activation map (h, w) of the first of `names`; `names` and
+    `probabilities` the most probable classes, in falling order.
+    """
+
+    title: str
+    image: Tensor
+    map: Tensor
+    names: Sequence[str]
+    probabilities: Sequence[float]
+
+
+def save(rows: Sequence[Row], path: Path) -> None:
+    """Draw the rows into a PNG file, which appears under its name whole or not at all. Raises OSError."""
+    png = render(rows)
+    temporary = path.with_name(f".writing-{secrets.token_hex(8)}")
+    try:
+        temporary.write_bytes(png)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def render(rows: Sequence[Row]) -> bytes:
+    """The rows, one below the other, as a PNG file. Raises ValueError unless there are 1 to `MAX_ROWS`."""
+    from matplotlib import style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if not 1 <= len(rows) <= MAX_ROWS:
+        raise ValueError(f"{len(rows)} rows; expected 1 to {MAX_ROWS}")
+    width = _LEFT + 2 * (_IMAGE + _GAP) + _SCALE + _SCALE_TEXT + _BARS + _PERCENT + _RIGHT
+    height = len(rows) * (_TITLE + _IMAGE) + _FOOT
+    # the user's own style may ask for LaTeX; and a file name may have letters that the font lacks: boxes, then
+    with style.context("default"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure = Figure(figsize=(width, height), dpi=_DPI)
+        FigureCanvasAgg(figure)
+        for number, row in enumerate(rows):
+            _draw(figure, row, height - (number + 1) * (_TITLE + _IMAGE))
+        _text(figure, _LEFT / width, 0.1 / height, _CAPTION, size=7.5, color="#666666")
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+def _draw(figure: Figure, row: Row, bottom: float) -> None:
+    """One row, whose images stand `bottom` inches above the lower edge."""
+    map_left = _LEFT + _IMAGE + _GAP
+    scale_left = map_left + _IMAGE + 0.06
+    bars_left = scale_left + _SCALE + _SCALE_TEXT
+
+    axes = _axes(figure, _LEFT, bottom, _IMAGE, _IMAGE)
+    axes.imshow(row.image.clamp(0, 1).permute(1, 2, 0).numpy())
+    axes.set_anchor("NW")
+    axes.axis("off")
+    _text(axes, 0, 1.02, row.title, _IMAGE, size=9, weight="bold", transform=axes.transAxes)
+
+    axes = _axes(figure, map_left, bottom, _IMAGE, _IMAGE)
+    grey = torch.einsum("chw,c->hw", row.image.clamp(0, 1), torch.tensor(_LUMINANCE)).numpy()
+    edges = (0, grey.shape[1], grey.shape[0], 0)  # each place of the map covers its equal part of the image
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=1, extent=edges)
+    shown = axes.imshow(row.map.numpy(), cmap="viridis", alpha=0.6, interpolation="bilinear", extent=edges)
+    axes.set_anchor("NW")
+    axes.axis("off")
+    _text(axes, 0, 1.02, f"where: {row.names[0]}", _IMAGE + _SCALE + _SCALE_TEXT, size=9, transform=axes.transAxes)
+    scale = figure.colorbar(shown, cax=_axes(figure, scale_left, bottom, _SCALE, _IMAGE))
+    scale.ax.tick_params(labelsize=7, length=2)
+    scale.outline.set_visible(False)
+
+    _draw_bars(_axes(figure, bars_left, bottom, _BARS + _PERCENT, _IMAGE), row)
+
+
+def _draw_bars(axes: Any, row: Row) -> None:
+    places, limit = range(len(row.names)), (_BARS + _PERCENT) / _BARS
+    axes.barh(places, row.probabilities, height=0.8, color=[_BAR_FIRST, *[_BAR] * (len(places) - 1)])
+    for place, name, probability in zip(places, row.names, row.probabilities, strict=True):
+        _text(axes, 0.02, place, name, _BARS, size=9.5, va="center")
+        _text(axes, limit, place, f"{probability:.1%}", size=9.5, va="center", ha="right")
+    axes.set(xlim=(0, limit), ylim=(BARS - 0.5, -0.5))
+    axes.axis("off")
+    axes.axvline(0, color=_INK, linewidth=1)
+
+
+def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Any:
+    """Axes at a place in inches."""
+    whole_width, whole_height = figure.get_size_inches()
+    return figure.add_axes((left / whole_width, bottom / whole_height, width / whole_width, height / whole_height))
+
+
+def _text(parent: Any, x: float, y: float, text: str, width: float | None = None, **options: Any) -> None:
+    """A text in one line, `width` inches at most."""
+    text = " ".join(text.split()).encode("utf-8", "replace").decode()  # a name of a file need not be text
+    artist = parent.text(x, y, text, parse_math=False, **{"color": _INK, **options})  # `$` in a file name is just that
+    length = len(text)
+    while width is not None and length > 1 and artist.get_window_extent().width > width * _DPI:
+        length -= 1
+        artist.set_text(shorten(text, length))
+
+
+def shorten(text: str, length: int) -> str:
+    """A text of at most so many characters; what is left out of the middle shows as an ellipsis."""
+    if len(text) <= length:
+        return text
+    head, tail = length // 2, (length - 1) // 2
+    return f"{text[:head]}…{text[len(text) - tail :]}"

@@ -1,0 +1,90 @@
+"""Labelled images whose labels are a network's own answers, so that its error on them is known."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from resnext.__main__ import main
+from resnext.model import ResNeXt
+from tests.conftest import randomize
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """For all tests of a module that imports it: no fork loses threads, and none wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_images(count, size=(32, 32), seed=0):
+    """Smooth noise in colour."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        values = torch.randint(0, 256, (4 * 4 * 3,), generator=generator, dtype=torch.uint8)
+        yield Image.frombytes("RGB", (4, 4), bytes(values.tolist())).resize(size, Image.Resampling.BICUBIC)
+
+
+class LabelledSet:
+    """A tiny network, and a folder with images of which the network ranks the right class as it was told to.
+
+    `ranks` has an entry for each image, 0 where the network is right.
+    """
+
+    def __init__(self, folder, ranks, *, transform, names, stem="cifar", size=(32, 32)):
+        self.data, self.weights = folder / "data", folder / "tiny.pth"
+        layers = (1, 1, 1) if stem == "cifar" else (1, 1, 1, 1)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.model = ResNeXt(layers, cardinality=2, base_width=4, stem=stem, num_classes=len(names))
+        randomize(self.model).eval()
+        self.images = list(make_images(len(ranks), size))
+        order = self._spread(torch.stack([transform(image) for image in self.images]))
+        torch.save(self.model.state_dict(), self.weights)
+        self.targets = [int(classes[rank]) for classes, rank in zip(order, ranks, strict=True)]
+        self.names = names
+        for number, (image, target) in enumerate(zip(self.images, self.targets, strict=True)):
+            path = self.data / names[target] / f"{number:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+
+    @torch.no_grad()
+    def _spread(self, tensors):
+        """A classifier that answers differently from image to image; its classes in falling order, for each image."""
+        features = []
+        hook = self.model.fc.register_forward_pre_hook(lambda fc, inputs: features.append(inputs[0]))
+        self.model(tensors.flatten(0, -4))
+        hook.remove()
+        features = features[0].unflatten(0, (len(tensors), -1)).mean(1)  # of ten crops, the mean
+        fc, mean = self.model.fc, features.mean(0)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(100):
+            fc.weight.normal_(generator=generator)
+            fc.weight *= 10 / ((features - mean) @ fc.weight.T).std()
+            fc.bias.copy_(-fc.weight @ mean)
+            logits, order = fc(features).sort(1, descending=True)
+            if (logits[:, 0] - logits[:, 1]).min() > 0.1:  # no tie, which rounding would decide
+                return order
+        raise AssertionError("no classifier without a tie")
+
+    def fill(self):
+        """An empty folder for each class that has no image."""
+        for name in self.names:
+            (self.data / name).mkdir(exist_ok=True)
+        return self
+
+    def evaluate(self, *arguments):
+        """The exit status, in this process."""
+        return evaluate(self.data, "--weights", self.weights, "--workers", 0, *arguments)
+
+
+def evaluate(*arguments):
+    return main(["evaluate", *map(str, arguments)])
+
+
+def read_report(path):
+    return json.loads(Path(path).read_text())

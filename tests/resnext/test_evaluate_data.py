@@ -1,0 +1,269 @@
+"""Reading folders as torchvision does, WebDataset shards, and torchvision's own preprocessing."""
+
+import io
+import os
+import pickle
+import tarfile
+
+import pytest
+import torch
+import webdataset
+
+from resnext import evaluation_data
+from resnext.classes import wordnet_ids
+from resnext.command_line import CommandError
+from resnext.evaluation_batches import load
+from resnext.evaluation_data import Folder, Tars, open_data
+from resnext.evaluation_labels import Outputs
+from resnext.evaluation_transform import TorchvisionPreprocess
+from resnext.preprocess import get_preprocess
+from tests.resnext.evaluation_set import LabelledSet, evaluate, make_images, one_thread, read_report  # noqa: F401
+
+TEN = Outputs.of("cifar10", 10)
+NAMES = [f"class_{number}" for number in range(10)]
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """20 images, of which 4 are wrong; in folders, and in three shards."""
+    folder = tmp_path_factory.mktemp("labelled")
+    labelled = LabelledSet(folder, [0] * 16 + [1, 2, 6, 9], transform=get_preprocess("cifar10"), names=NAMES).fill()
+    labelled.tars = folder / "tars"
+    labelled.tars.mkdir()
+    for shard, numbers in enumerate((range(9), range(9, 10), range(10, 20))):
+        samples = ((f"{number:03d}", labelled.images[number], labelled.targets[number]) for number in numbers)
+        write_tar(labelled.tars / f"val-{shard:03d}.tar", samples)
+    return labelled
+
+
+def png(image):
+    with io.BytesIO() as file:
+        image.save(file, "PNG")
+        return file.getvalue()
+
+
+def write_tar(path, samples):
+    with webdataset.TarWriter(str(path)) as tar:
+        for key, image, target in samples:
+            tar.write({"__key__": key, "png": image if isinstance(image, bytes) else png(image), "cls": target})
+
+
+@pytest.fixture(scope="module")
+def figures(labelled, tmp_path_factory):
+    """What the report says of the folder."""
+    output = tmp_path_factory.mktemp("folder") / "report.json"
+    assert labelled.evaluate("--output", output) == 0
+    return figures_of(output)
+
+
+def figures_of(path):
+    report = read_report(path)
+    return {key: report[key] for key in ("images", "top1_error", "top5_error", "confidence_interval")}
+
+
+PIPE = "pipe:cat {tars}/val-{{000..002}}.tar"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "workers"),
+    [("{tars}", 2), ("{tars}/val-{{000..002}}.tar", 0), ("file:{tars}/val-{{000..002}}.tar", 0), (PIPE, 0)],
+)
+def test_shards_give_what_the_folder_gives(labelled, figures, tmp_path, pattern, workers):
+    data, output = pattern.format(tars=labelled.tars), tmp_path / "tars.json"
+    assert evaluate(data, "--weights", labelled.weights, "--workers", workers, "--batch", 4, "--output", output) == 0
+    assert figures_of(output) == figures
+    assert read_report(output)["data"]["format"] == "WebDataset"
+
+
+def test_shards_over_http(labelled, figures, tmp_path, httpserver):
+    for path in labelled.tars.iterdir():
+        httpserver.expect_request(f"/{path.name}").respond_with_data(path.read_bytes())
+    data, output = httpserver.url_for("/val-{000..002}.tar"), tmp_path / "tars.json"
+    assert evaluate(data, "--weights", labelled.weights, "--workers", 0, "--output", output) == 0
+    assert figures_of(output) == figures
+
+
+def test_labels_as_text(tmp_path):
+    write_tar(tmp_path / "a.tar", [("1", next(make_images(1)), "truck"), ("2", next(make_images(1)), "3")])
+    (batch, end) = open_data(str(tmp_path / "a.tar"), TEN, 8).read(0, get_preprocess("cifar10"))
+    assert batch.targets.tolist() == [9, 3]
+    assert end.last
+
+
+def test_images_in_shards_that_cannot_be_read_are_named(labelled, tmp_path):
+    write_tar(tmp_path / "a.tar", [("x/1", labelled.images[0], labelled.targets[0]), ("x/2", b"no image", 3)])
+    assert (
+        evaluate(
+            tmp_path / "a.tar", "--weights", labelled.weights, "--workers", 0, "--output", tmp_path / "report.json"
+        )
+        == 0
+    )
+    report = read_report(tmp_path / "report.json")
+    assert (report["images"], report["top1_wrong"]) == (2, 1)
+    reason = "not an image that Pillow reads"
+    assert report["unreadable"]["images"] == [{"image": "a.tar/x/2.png", "reason": reason}]
+
+
+def test_an_empty_shard_among_others_is_nothing(labelled, tmp_path):
+    write_tar(tmp_path / "a.tar", [("1", labelled.images[0], labelled.targets[0])])
+    tarfile.open(tmp_path / "b.tar", "w").close()
+    assert evaluate(tmp_path, "--weights", labelled.weights, "--workers", 0, "--output", tmp_path / "report.json") == 0
+    assert read_report(tmp_path / "report.json")["images"] == 1
+
+
+def broken(tmp_path, labelled):
+    path = tmp_path / "cut.tar"
+    whole = (labelled.tars / "val-000.tar").read_bytes()
+    path.write_bytes(whole[: len(whole) // 2 + 100])
+    return path
+
+
+def without(tmp_path, **sample):
+    path = tmp_path / "odd.tar"
+    with webdataset.TarWriter(str(path), encoder=False) as tar:
+        tar.write({"__key__": "7", **sample})
+    return path
+
+
+REFUSED_SHARDS = [
+    (lambda tmp_path, labelled: tmp_path / "no.tar", ("1 of 1 shards are not there", "no.tar")),
+    (
+        lambda tmp_path, labelled: f"{labelled.tars}/val-{{000..004}}.tar",
+        ("2 of 5 shards are not there", "val-003.tar"),
+    ),
+    (lambda tmp_path, labelled: f"{labelled.tars}/val-00{{0,1,0}}.tar", ("named twice", "val-000.tar")),
+    (lambda tmp_path, labelled: f"{labelled.tars}/val-${{x}}.tar", ("not a pattern", "WDS_x")),
+    (broken, ("cut.tar: ",)),
+    (lambda tmp_path, labelled: without(tmp_path, png=b"x"), ("odd.tar: sample '7' has png;", "its label, cls")),
+    (lambda tmp_path, labelled: without(tmp_path, cls=b"1"), ("sample '7' has cls;", "one image (jpg, ")),
+    (lambda tmp_path, labelled: without(tmp_path, cls=b"12", png=b""), ("sample '7' has label '12'", "0 to 9")),
+    (lambda tmp_path, labelled: "pipe:exit 3", ("pipe:exit 3: ", "exit 3")),
+    (lambda tmp_path, labelled: f"pipe:cat {labelled.tars}/val-000.tar; exit 3", ("exit 3",)),
+    (lambda tmp_path, labelled: "nothing:there.tar", ("nothing:there.tar: ",)),
+    (lambda tmp_path, labelled: tmp_path / "nowhere", ("expected a folder of class folders", "there is nothing")),
+    (lambda tmp_path, labelled: labelled.weights, ("expected a folder of class folders", "got another file")),
+]
+
+
+@pytest.mark.parametrize(("make", "parts"), REFUSED_SHARDS)
+def test_data_that_is_refused(labelled, tmp_path, capfd, make, parts):
+    assert evaluate(make(tmp_path, labelled), "--weights", labelled.weights, "--workers", 0) == 2
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("resnext: ")
+    assert captured.err.count("\n") == 1
+    for part in parts:
+        assert part in captured.err
+
+
+def test_what_is_wrong_with_a_shard_comes_from_the_worker_in_one_line(labelled, tmp_path, capfd):
+    data = without(tmp_path, cls=b"12", png=b"")
+    assert evaluate(data, "--weights", labelled.weights, "--workers", 1) == 2
+    err = capfd.readouterr().err
+    expected = "the network takes 0 to 9, or the name of one of its classes"
+    assert err == f"resnext: {data}: sample '7' has label '12'; {expected}\n"
+
+
+@pytest.mark.parametrize(("folders", "expected"), [((), "there are neither"), (NAMES, "no images in 10 class folders")])
+def test_folders_without_images_are_refused(tmp_path, folders, expected):
+    for name in folders:
+        (tmp_path / name).mkdir()
+    (tmp_path / "readme.txt").write_text("no image")
+    with pytest.raises(CommandError, match=expected):
+        open_data(str(tmp_path), TEN, 8)
+
+
+def test_without_webdataset(labelled, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "webdataset" else name)
+    assert evaluate(labelled.tars, "--weights", labelled.weights) == 2
+    assert "pip install webdataset" in capsys.readouterr().err
+
+
+@pytest.fixture
+def odd_folder(tmp_path):
+    """What ImageFolder takes and what it does not."""
+    for name in (
+        "b/10.png",
+        "b/9.PNG",
+        "b/Z.jpeg",
+        "b/deep/x.webp",
+        "b/deep/er/y.bmp",
+        "b/a.txt",
+        "B/1.ppm",
+        "a/.h.tif",
+    ):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    (tmp_path / "data" / "c").mkdir()
+    (tmp_path / "data" / "d").symlink_to(tmp_path / "data" / "b" / "deep")
+    (tmp_path / "data" / "loose.png").write_bytes(b"")
+    return tmp_path / "data"
+
+
+def test_the_folder_is_read_as_by_torchvision(torchvision, odd_folder):
+    from torchvision.datasets import ImageFolder
+
+    expected = ImageFolder(odd_folder, allow_empty=True)
+    folder = open_data(str(odd_folder), Outputs(5), 2)
+    assert isinstance(folder, Folder)
+    assert [(str(odd_folder / name), target) for name, target in folder.samples] == expected.samples
+    assert folder.labels == dict(enumerate(expected.classes))
+    assert evaluation_data.EXTENSIONS == torchvision.datasets.folder.IMG_EXTENSIONS
+
+
+def test_the_digest_tells_data_sets_apart(odd_folder):
+    def digest():
+        return open_data(str(odd_folder), Outputs(5), 2).digest
+
+    first = digest()
+    assert digest() == first
+    (odd_folder / "b" / "10.png").write_bytes(b"longer than before")
+    assert digest() != first
+
+
+@pytest.mark.parametrize("size", [(300, 451), (451, 300), (256, 256), (256, 257), (640, 480), (100, 33)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_torchvision_pipeline_to_the_bit(torchvision, size, mode):
+    from torchvision.transforms._presets import ImageClassification
+
+    image = next(make_images(1, size)).convert(mode)
+    expected = ImageClassification(crop_size=224)(image.convert("RGB"))
+    assert torch.equal(TorchvisionPreprocess()(image), expected)
+
+
+def test_torchvision_ten_crop_to_the_bit(torchvision):
+    from torchvision.transforms import functional
+    from torchvision.transforms._presets import ImageClassification
+
+    image = next(make_images(1, (353, 300)))
+    resized = functional.resize(image, [256])
+    expected = torch.stack(
+        [ImageClassification(crop_size=224, resize_size=224)(crop) for crop in functional.ten_crop(resized, 224)]
+    )
+    assert torch.equal(TorchvisionPreprocess(ten_crop=True)(image), expected)
+
+
+def test_readers_can_be_sent_to_worker_processes(labelled):
+    """As where processes are spawned, not forked."""
+    for data, images in ((labelled.data, 20), (labelled.tars, 20)):
+        source = pickle.loads(pickle.dumps(open_data(str(data), TEN, 8)))
+        transform = pickle.loads(pickle.dumps(get_preprocess("cifar10")))
+        batches = load(source, range(len(source)), transform, workers=0, pin=False)
+        assert sum(len(batch.targets) for batch in batches) == images
+
+
+def test_a_worker_that_dies_is_one_line(labelled):
+    def die(image):
+        os._exit(1)
+
+    source = open_data(str(labelled.data), TEN, 8)
+    with pytest.raises(CommandError, match=r"reading images failed.*--workers 0"):
+        list(load(source, [0], die, workers=1, pin=False))
+
+
+def test_wordnet_ids_of_shards_are_the_rows_of_the_table(tmp_path):
+    write_tar(tmp_path / "a.tar", [("1", next(make_images(1)), "n02102040")])
+    tars = open_data(str(tmp_path), Outputs.of("imagenet", 1000), 8)
+    assert isinstance(tars, Tars)
+    assert tars.labels[217] == wordnet_ids()[217] == "n02102040"
