@@ -4,4 +4,5 @@ from resnext.checkpoint import WeightsError
 from resnext.model import ResNeXt
 from resnext.zoo import create, from_checkpoint, list_models
 
+__version__ = "0.1.0"
 __all__ = ["ResNeXt", "WeightsError", "create", "from_checkpoint", "list_models"]
