@@ -54,7 +54,7 @@ class CompiledNetwork:
                 f"{self._dtype}, (N, {', '.join(self._image)}), on the CPU"
             )
         images = images.contiguous()
-        pieces = [images] if self._piece is None else images.split(self._piece)
+        pieces = [images] if self._piece is None else torch.split(images, self._piece)
         logits = [self._run(piece) for piece in pieces]
         return logits[0] if len(logits) == 1 else torch.cat(logits)
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from resnext.aoti import CompilerError
 from resnext.command_line import CommandError, Parser, add_model_options, load_model, table
 from resnext.export_formats import FORMATS, OPSET, largest_error, write
-from resnext.export_job import DTYPES, LIMITS, Job, Options, make_job
+from resnext.export_job import Job, Options, make_job
+from resnext.inference import PRECISIONS, TOLERANCE
 from resnext.model import ResNeXt
 from resnext.provenance import find_weights
 
@@ -40,7 +41,7 @@ def add_command(commands: argparse._SubParsersAction[Parser]) -> None:
     add_model_options(parser)
     parser.add_argument("--format", required=True, choices=FORMATS, help="what to write")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to; pt2 and aoti: ….pt2")
-    parser.add_argument("--precision", choices=DTYPES, default="fp32", help="default: fp32; onnx has no bf16")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32; onnx has no bf16")
     parser.add_argument(
         "--with-preprocess", action="store_true", help="takes uint8 images; the authors' preprocessing is in the file"
     )
@@ -108,7 +109,7 @@ def export(
     `logits` is float32 (N, num_classes), in every precision. The model stays as it is, and is exported for evaluation.
 
     Args:
-        model: any `ResNeXt` with logits.
+        model: any `ResNeXt` with logits, of any form; all but safetensors hold it as form C, batch norms folded.
         path: the file, in a folder that exists; what lies there is replaced. "pt2" and "aoti" must end in `.pt2`.
         format: "onnx" (opset 20), "safetensors" (the weights alone), "torchscript", "pt2" (torch.export), or "aoti"
             (compiled for this processor; `resnext.aoti.load` reads it and checks what it is given).
@@ -120,9 +121,10 @@ def export(
         batch_size: N; default: 1. With `dynamic` it is an example.
         weights: the file that the weights came from, for the metadata: its name and digest, and their licence.
 
-    Raises ValueError for arguments that contradict each other, ModuleNotFoundError for a package that the format needs,
-    MismatchError where the logits are further off than `LIMITS`, `aoti.CompilerError`, and OSError. Whenever it raises,
-    what lay at `path` still does.
+    Raises TypeError for another module than a ResNeXt with logits; ValueError for arguments that contradict each other
+    and for a network that cannot be folded (`resnext.fold`); ModuleNotFoundError for a package that the format needs;
+    MismatchError where the logits are further off than `resnext.inference.TOLERANCE`; `aoti.CompilerError`; OSError.
+    Whenever it raises, what lay at `path` still does.
     """
     path, weights = Path(path), None if weights is None else Path(weights)
     options = Options(format, precision, with_preprocess, dynamic, image_size, batch_size)
@@ -167,7 +169,7 @@ def _write(job: Job, path: Path) -> Report:
 
 
 def _check(job: Job, temporary: Path, path: Path) -> float:
-    runtime, limit = FORMATS[job.options.format].runtime, LIMITS[job.options.precision]
+    runtime, limit = FORMATS[job.options.format].runtime, TOLERANCE[job.options.precision]
     try:
         error = largest_error(job, temporary)
     except Exception as failure:  # each runtime has its own

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from resnext import aoti
-from resnext.export_job import DTYPES, Job
+from resnext.export_job import Exported, Job
+from resnext.inference import PRECISIONS
 
 OPSET = 20  # of ONNX
 METADATA = "metadata.json"  # name of the extra file in the archives of torch
@@ -65,7 +66,7 @@ def _load_onnx(job: Job, path: Path) -> tuple[Function, Mapping[str, str]]:
 def _write_safetensors(job: Job, path: Path) -> None:
     from safetensors.torch import save_file
 
-    network = copy.deepcopy(job.network).to(DTYPES[job.options.precision])
+    network = copy.deepcopy(job.network).to(PRECISIONS[job.options.precision])
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
     # one key, for the order of several is not the same from one run to the next
     save_file(tensors, path, metadata={"record": json.dumps(dict(job.metadata))})
@@ -82,14 +83,16 @@ def _load_safetensors(job: Job, path: Path) -> tuple[Function, Mapping[str, str]
 
 
 def _write_torchscript(job: Job, path: Path) -> None:
-    script = torch.jit.freeze(torch.jit.script(job.module))
+    network = torch.jit.trace(job.module.network, job.module.preprocess(job.images[0]))  # type: ignore[no-untyped-call]
+    script = torch.jit.freeze(torch.jit.script(Exported(job.module.preprocess, network).eval()))
     with path.open("wb") as file:  # the archive would be named after a path
         torch.jit.save(script, file, _extra_files={METADATA: json.dumps(dict(job.metadata))})
 
 
 def _load_torchscript(job: Job, path: Path) -> tuple[Function, Mapping[str, str]]:
     extra = {METADATA: ""}
-    return torch.jit.load(path, _extra_files=extra), json.loads(extra[METADATA])
+    script = torch.jit.load(path, _extra_files=extra)  # type: ignore[no-untyped-call]
+    return script, json.loads(extra[METADATA])
 
 
 def _write_pt2(job: Job, path: Path) -> None:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import resnext
-from resnext.features import ResNeXtFeatures
+from resnext.fold import check_model, relative_error
+from resnext.inference import PRECISIONS, prepare
 from resnext.model import ResNeXt
 from resnext.preprocess import get_preprocess
 from resnext.provenance import provenance
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-LIMITS = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 5e-3}  # of the relative error of the logits
 
 
 @dataclass(frozen=True)
@@ -34,8 +31,8 @@ class Options:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.precision not in DTYPES:
-            raise ValueError(f"unknown precision {self.precision!r}; expected one of {', '.join(DTYPES)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
         if (self.format, self.precision) == ("onnx", "bf16"):
             raise ValueError(
                 "--format onnx and --precision bf16 contradict each other: ONNX Runtime has no bf16 convolution for "
@@ -62,17 +59,17 @@ class Options:
 
 
 class Exported(nn.Module):
-    """What a file holds: images -> logits, with the preprocessing where it is wanted, in the precision that is wanted.
+    """What a file holds: images -> logits, by a preprocessing (or none) and a network.
 
     Takes float32 (N, C, H, W), or uint8 where there is a preprocessing; returns float32 (N, num_classes).
     """
 
-    def __init__(self, network: nn.Module, preprocess: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, preprocess: nn.Module, network: nn.Module) -> None:
         super().__init__()
-        self.preprocess, self.network, self.dtype = preprocess, network, dtype
+        self.preprocess, self.network = preprocess, network
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(self.preprocess(images).to(self.dtype)).float()
+        return self.network(self.preprocess(images))
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ class Job:
 
     options: Options
     network: ResNeXt  # float32, for evaluation
-    module: Exported  # the same network
+    module: Exported  # the same network, folded, in its precision
     images: tuple[Tensor, ...]  # random; exported with the shape of the first, checked on all
     metadata: Mapping[str, str]
 
@@ -90,34 +87,37 @@ class Job:
         """N, H and W, as torch.export takes them."""
         return (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),) if self.options.dynamic else None
 
-    def largest_error(self, run: Any) -> float:
-        """The largest relative error (of the norms) of the logits that `run` gives; NaN where there is any.
+    def largest_error(self, run: Callable[[Tensor], Tensor]) -> float:
+        """The largest relative error of the logits that `run` gives; NaN where any is.
 
         Raises RuntimeError for logits of another shape.
         """
-        errors = []
+        errors: list[float] = []
         with torch.inference_mode():
             for images in self.images:
                 got, expected = run(images), self.network(self.module.preprocess(images))
                 if got.shape != expected.shape:
                     raise RuntimeError(f"expected logits of shape {tuple(expected.shape)}, got {tuple(got.shape)}")
-                errors.append((got.double() - expected.double()).norm() / expected.double().norm())
-        return float(torch.stack(errors).max())
+                errors.append(relative_error(got, expected))
+        return float(torch.tensor(errors).max())
 
 
 def make_job(model: ResNeXt, options: Options, weights: Path | None) -> Job:
-    """The export of a model, which stays as it is. Raises ValueError where it cannot be."""
-    if isinstance(model, ResNeXtFeatures):
-        raise ValueError("a network with features_only cannot be exported; expected one with logits")
+    """The export of a model, which stays as it is.
+
+    Raises TypeError for another module than a ResNeXt with logits, ValueError for one that cannot be exported so.
+    """
+    check_model(model)
     if options.with_preprocess and model.in_channels != 3:
         raise ValueError(
             f"--with-preprocess and a network for {model.in_channels} channels contradict each other; expected 3"
         )
     shapes = _shapes(model, options)
     network = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
-    dtype = DTYPES[options.precision]
-    folded = _fold(copy.deepcopy(network)).to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    generator = torch.Generator().manual_seed(0)
+    images = tuple(_random(shape, options.with_preprocess, generator) for shape in shapes)
     preprocess = get_preprocess(model.preprocessing) if options.with_preprocess else nn.Identity()
+    folded, _ = prepare(network, preprocess(images[0]), options.precision)
     metadata = {
         **provenance(network, weights),
         "precision": options.precision,
@@ -132,17 +132,17 @@ def make_job(model: ResNeXt, options: Options, weights: Path | None) -> Job:
             "input_shape": f"N x {model.in_channels} x H x W" if options.any_shape else " x ".join(map(str, shapes[0])),
             "output_name": "logits",
         }
-    generator = torch.Generator().manual_seed(0)
-    images = tuple(_random(shape, options.with_preprocess, generator) for shape in shapes)
-    return Job(options, network, Exported(folded, preprocess, dtype).eval(), images, metadata)
+    return Job(options, network, Exported(preprocess, folded).eval(), images, metadata)
 
 
 def _shapes(model: ResNeXt, options: Options) -> list[tuple[int, ...]]:
     """Of the images."""
     resized = options.with_preprocess and model.stem == "imagenet"
-    size = options.image_size or (32 if model.stem == "cifar" else 256 if resized else 224)
+    default = 32 if model.stem == "cifar" else 256 if resized else 224
+    size = default if options.image_size is None else options.image_size
     height, width = (size, size) if isinstance(size, int) else size
-    batch, least = options.batch_size or 1, 1 if resized else 32
+    batch = 1 if options.batch_size is None else options.batch_size
+    least = 1 if resized else 32
     if min(height, width) < least or batch < 1:
         raise ValueError(
             f"images of {height} x {width} px, batches of {batch}; expected {least} px or more, and 1 or more"
@@ -159,15 +159,3 @@ def _random(shape: tuple[int, ...], pixels: bool, generator: torch.Generator) ->
     if pixels:
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     return torch.randn(shape, generator=generator)
-
-
-def _fold(model: nn.Module) -> nn.Module:
-    """Batch norms into the convolutions ahead of them, in place: `bn1` into `conv1`, `1` into `0`."""
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            after = str(int(name) + 1) if name.isdecimal() else name.replace("conv", "bn")
-            norm = getattr(module, after, None)
-            if isinstance(child, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(child, norm))
-                setattr(module, after, nn.Identity())
-    return model
