@@ -21,6 +21,7 @@ from torch import Tensor
 
 from conversion.mapping import Conversion
 from conversion.verify import Proof
+from resnext.digest import tensor_digest
 
 FORMATS = ("pth", "safetensors")
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -43,20 +44,6 @@ class Artifact:
     path: Path
     sidecar: Path
     record: dict[str, Any]
-
-
-def tensor_digest(state_dict: dict[str, Tensor]) -> str:
-    """SHA-256 of the tensors themselves, whatever they are stored in and whichever torch wrote it.
-
-    For each name in sorted order: the name in UTF-8, dtype (`float32`), shape (`64x3x7x7`, empty for a scalar), each
-    followed by a zero byte, and the values as little-endian bytes in row-major order.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state_dict.items()):
-        array = tensor.contiguous().numpy()
-        digest.update(f"{name}\0{array.dtype.name}\0{'x'.join(map(str, array.shape))}\0".encode())
-        digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def make_record(conversion: Conversion, source: SourceFile, proof: Proof | None) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from types import ModuleType
 
 from resnext import forms
 from resnext.checkpoint import WeightsError
+from resnext.inference import optimize
 from resnext.model import ResNeXt
 from resnext.zoo import create, from_checkpoint, list_models
 
-__all__ = ["ResNeXt", "WeightsError", "create", "forms", "from_checkpoint", "list_models"]
+__version__ = "0.1.0"
+__all__ = ["ResNeXt", "WeightsError", "create", "forms", "from_checkpoint", "list_models", "optimize"]
 
 _ON_DEMAND = ("classes", "explain", "preprocess")  # modules that `import resnext` need not wait for
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from resnext import evaluate, info, predict
+from resnext import evaluate, export, info, predict
 from resnext.cache import find_cached, verify_cached
 from resnext.checkpoint import WeightsError
 from resnext.command_line import CommandError, Parser, table
@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     weights.set_defaults(run=_weights)
     predict.add_command(commands)
     evaluate.add_command(commands)
+    export.add_command(commands)
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)

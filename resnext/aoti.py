@@ -1,0 +1,142 @@
+"""Networks compiled ahead of time by AOTInductor: packages for this processor, and the cache that keeps them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from resnext.cache import cache_dir, locked, read_digest
+from resnext.download import sha256_of
+
+
+class CompilerError(RuntimeError):
+    """AOTInductor fails, mostly for want of a C++ compiler. Says what to do."""
+
+
+class CompiledNetwork:
+    """A package that `python -m resnext export --format aoti` wrote: images -> logits, as exported.
+
+    It was compiled for images of one shape and type. torch's own loader takes any others for such, and reads beyond
+    them or leaves some out; this one refuses them, but for N, which is free: it runs in pieces of the N of the package,
+    the last filled up with zeros.
+
+    `metadata` is what the package says about itself. Raises RuntimeError for a file that is no such package.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._package = torch._inductor.aoti_load_package(os.fspath(path))
+        self.metadata: Mapping[str, str] = self._package.get_metadata()
+        if "input_shape" not in self.metadata:
+            raise RuntimeError(f"{os.fspath(path)}: expected a package of this project's export")
+        self._dtype: torch.dtype = getattr(torch, self.metadata["input_dtype"])
+        piece, *self._image = self.metadata["input_shape"].split(" x ")
+        self._piece = int(piece) if piece.isdecimal() else None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Raises ValueError for images of another size or type than the package was compiled for."""
+        fits = images.dim() == 4 and all(
+            str(length) == wanted or not wanted.isdecimal()
+            for length, wanted in zip(images.shape[1:], self._image, strict=True)
+        )
+        if not fits or images.dtype != self._dtype or images.device.type != "cpu":
+            raise ValueError(
+                f"a tensor of {images.dtype}, {tuple(images.shape)}, on {images.device}; the package was compiled for "
+                f"{self._dtype}, (N, {', '.join(self._image)}), on the CPU"
+            )
+        images = images.contiguous()
+        pieces = [images] if self._piece is None else torch.split(images, self._piece)
+        logits = [self._run(piece) for piece in pieces]
+        return logits[0] if len(logits) == 1 else torch.cat(logits)
+
+    def _run(self, images: Tensor) -> Tensor:
+        count = images.shape[0]
+        if self._piece is not None and count < self._piece:
+            images = torch.cat([images, images.new_zeros(self._piece - count, *images.shape[1:])])
+        logits: Tensor = self._package(images)
+        return logits[:count]
+
+
+def load(path: str | os.PathLike[str]) -> CompiledNetwork:
+    """A compiled package; see `CompiledNetwork`."""
+    return CompiledNetwork(path)
+
+
+def compile_cached(program: torch.export.ExportedProgram, metadata: Mapping[str, str]) -> Path:
+    """A package (`.pt2`) in the cache, compiled for this processor with its weights frozen and packed.
+
+    The cache is `torch.hub.get_dir()/compiled`: by graph, weights, shapes, precision, processor, threads and versions.
+    It may be deleted at any time. Of several processes one compiles, the others wait.
+
+    Args:
+        program: what `torch.export.export` gives.
+        metadata: goes into the package, and tells what `program` does not: `architecture`, `precision` and
+            `tensor_digest` (of the weights) must be there.
+
+    Raises CompilerError, and OSError where the cache cannot be written.
+    """
+    name = f"{metadata['architecture']}-{metadata['precision']}-{_key(program, metadata)[:16]}"
+    package = cache_dir().parent / "compiled" / f"{name}.pt2"
+    if not _is_whole(package):
+        with locked(name):
+            if not _is_whole(package):  # another process may have been faster
+                package.parent.mkdir(parents=True, exist_ok=True)
+                _compile(program, metadata, package)
+    return package
+
+
+def _key(program: torch.export.ExportedProgram, metadata: Mapping[str, str]) -> str:
+    """Of everything that the compiled code depends on."""
+    parts = [str(program.graph), dict(metadata), str(torch.__version__), _processor(), torch.get_num_threads()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _processor() -> str:
+    """Name and instruction sets of the processor."""
+    try:
+        content = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        content = ""
+    lines = re.findall(r"^(?:model name|flags|Features)\s*:.*", content, re.MULTILINE)
+    return "\n".join(sorted(set(lines))) or f"{platform.machine()} {platform.processor()}"
+
+
+def _digest_file(package: Path) -> Path:
+    return package.with_name(package.name + ".sha256")
+
+
+def _is_whole(package: Path) -> bool:
+    """Running a damaged package would crash the process rather than raise."""
+    expected = read_digest(_digest_file(package))
+    return expected is not None and package.is_file() and sha256_of(package) == expected
+
+
+def _compile(program: torch.export.ExportedProgram, metadata: Mapping[str, str], package: Path) -> None:
+    print("compiling for this processor, which takes about half a minute; the cache keeps it", file=sys.stderr)
+    temporary = package.with_name(f".writing-{secrets.token_hex(8)}.pt2")
+    configuration = {"freezing": True, "aot_inductor.metadata": dict(metadata)}
+    try:
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=os.fspath(temporary), inductor_configs=configuration
+        )
+        _digest_file(package).unlink(missing_ok=True)  # of what lay there
+        os.replace(temporary, package)
+        digest = f"{sha256_of(package)}  {package.name}\n"  # the form of sha256sum
+        temporary.write_text(digest, encoding="utf-8")
+        os.replace(temporary, _digest_file(package))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CompilerError(
+            f"AOTInductor failed ({reason}); it needs a C++ compiler: install g++ or clang++, or name one in CXX"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,186 @@
+"""ResNeXt for inference: batch norm folded into the convolutions, ReLU and residual sum a part of them.
+
+    batch norm   y = (x - mean) * gamma / sqrt(var + eps) + beta
+    so           conv(x; w) and batch norm = conv(x; w * scale) + (beta - mean * scale), scale = gamma / sqrt(var + eps)
+
+Forms A and B become form C on the way, which is the same function (`resnext.forms`).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnext.blocks import Residual
+from resnext.features import ResNeXtFeatures
+from resnext.model import ResNeXt
+
+EXACT = 1e-10  # relative, in double precision: what two orders of the same sums may differ by
+CHECKED = 2  # images of the example that are run in double precision
+
+
+class FoldedConv(nn.Conv2d):
+    """A convolution with a bias, then the shortcut added where one is given, then ReLU if `relu`.
+
+    (N, in_channels, H, W) -> (N, out_channels, H', W').
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor, relu: bool, like: nn.Conv2d | None = None, groups: int = 1
+    ) -> None:
+        """`like` has the stride, padding and dilation; default: 1, 0 and 1."""
+        outputs, width, height_of_kernel, width_of_kernel = weight.shape
+        size = (height_of_kernel, width_of_kernel)
+        super().__init__(width * groups, outputs, size, groups=groups, device="meta")
+        if like is not None:
+            self.stride, self.padding, self.dilation = like.stride, like.padding, like.dilation
+            self._reversed_padding_repeated_twice = like._reversed_padding_repeated_twice
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+        self.relu = relu
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        out = super().forward(x)
+        if shortcut is not None:
+            out = out + shortcut
+        return F.relu(out) if self.relu else out
+
+
+class FoldedBottleneck(nn.Module):
+    """A bottleneck of form C: (N, in_channels, H, W) -> (N, out_channels, H/stride, W/stride)."""
+
+    def __init__(self, conv1: FoldedConv, conv2: FoldedConv, conv3: FoldedConv, downsample: FoldedConv | None) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3, self.downsample = conv1, conv2, conv3, downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv2(self.conv1(x))
+        return self.conv3(out, x if self.downsample is None else self.downsample(x))
+
+
+class FoldedResNeXt(nn.Module):
+    """What `fold` returns. (N, in_channels, H, W) of any floating point type -> float32 logits (N, num_classes).
+
+    Computes in the type of its weights, channels last. Without a classifier, or without pooling, what the network
+    gives in their place comes out.
+    """
+
+    def __init__(self, stem: nn.Sequential, blocks: nn.Sequential, head: nn.Sequential) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.head = stem, blocks, head
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        bias = self.stem[0].bias
+        assert isinstance(bias, Tensor)
+        return bias.dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compute(x).float()
+
+    def compute(self, x: Tensor) -> Tensor:
+        """The same in the type of the weights."""
+        x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        return self.head(self.blocks(self.stem(x)))
+
+
+def fold(model: ResNeXt, example: Tensor) -> tuple[FoldedResNeXt, Tensor]:
+    """The network in evaluation mode as a `FoldedResNeXt` in double precision; and its logits for the first images.
+
+    Both are computed in double precision on copies, without the hooks of `model`, which stays as it is, and are held
+    against each other: the logits of the unchanged network for the first two images of `example` are returned, in
+    float64 (min(N, 2), num_classes).
+
+    Raises TypeError for another module than a ResNeXt; ValueError for a normalisation that cannot be folded, for a
+    network that gives maps, and where the two differ by more than 1e-10 (a network that has been altered).
+    """
+    check_model(model)
+    original = _bare_copy(model)
+    folded = FoldedResNeXt(
+        nn.Sequential(
+            FoldedConv(*_scale(original.conv1.weight, original.bn1, "bn1"), True, original.conv1), original.maxpool
+        ),
+        nn.Sequential(*_fold_blocks(original)),
+        nn.Sequential(original.avgpool, original.flatten, original.fc),
+    )
+    folded = folded.requires_grad_(False).eval()
+    images = example[:CHECKED].double()
+    with torch.no_grad():
+        expected, got = original(images), folded.compute(images)
+    error = relative_error(got, expected)
+    if not error <= EXACT:
+        raise ValueError(
+            f"the folded network differs from the given one by {error:.1e}, expected at most {EXACT:.0e}: "
+            "its weights or the example are not finite, or its modules are not those of resnext.ResNeXt"
+        )
+    return folded.to(memory_format=torch.channels_last), expected  # type: ignore[call-overload]
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise TypeError for another module than a ResNeXt with logits or pooled features."""
+    if not isinstance(model, ResNeXt) or isinstance(model, ResNeXtFeatures):
+        raise TypeError(
+            f"expected a resnext.ResNeXt with logits or pooled features, got {type(model).__name__}; "
+            "take a wrapped network out of its wrapper"
+        )
+
+
+def relative_error(got: Tensor, expected: Tensor) -> float:
+    """Norm of the difference over the norm of `expected`, in double precision; the difference where that is 0."""
+    difference, norm = (got.double() - expected.double()).norm().item(), expected.double().norm().item()
+    return difference / norm if norm else difference
+
+
+def _bare_copy(model: ResNeXt) -> ResNeXt:
+    result = copy.deepcopy(model).double().eval()
+    for module in result.modules():
+        for hooks in ("_forward_hooks", "_forward_pre_hooks"):
+            getattr(module, hooks).clear()
+    return result
+
+
+def _fold_blocks(model: ResNeXt) -> list[FoldedBottleneck]:
+    result = []
+    for stage in ("layer1", "layer2", "layer3", "layer4"):
+        for name, block in getattr(model, stage).named_children():
+            if not isinstance(block, Residual):
+                raise ValueError(f"{stage}.{name} is a {type(block).__name__}; expected a bottleneck of ResNeXt")
+            result.append(_fold_block(block, f"{stage}.{name}"))
+    return result
+
+
+def _fold_block(block: Any, name: str) -> FoldedBottleneck:
+    paths: list[Any] = list(getattr(block, "paths", [block]))
+    parts1 = [_scale(path.conv1.weight, path.bn1, f"{name}.bn1") for path in paths]
+    parts2 = [_scale(path.conv2.weight, path.bn2, f"{name}.bn2") for path in paths]
+    weight3 = torch.cat([path.conv3.weight for path in paths], 1) if hasattr(paths[0], "conv3") else block.conv3.weight
+    weight2 = torch.cat([weight for weight, _ in parts2])
+    conv1 = FoldedConv(torch.cat([weight for weight, _ in parts1]), torch.cat([bias for _, bias in parts1]), True)
+    conv2 = FoldedConv(
+        weight2, torch.cat([bias for _, bias in parts2]), True, paths[0].conv2, weight2.shape[0] // weight2.shape[1]
+    )
+    conv3 = FoldedConv(*_scale(weight3, block.bn3, f"{name}.bn3"), True)
+    downsample = None
+    if isinstance(block.downsample, nn.Sequential):
+        conv: Any = block.downsample[0]
+        norm = block.downsample[1]
+        downsample = FoldedConv(*_scale(conv.weight, norm, f"{name}.downsample.1"), False, conv)
+    return FoldedBottleneck(conv1, conv2, conv3, downsample)
+
+
+def _scale(weight: Tensor, norm: Any, name: str) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that has the batch norm in it."""
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None or norm.running_var is None:
+        raise ValueError(f"{name}: expected a batch norm with running statistics, which can be folded, got {norm}")
+    scale = (norm.running_var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    bias = -norm.running_mean * scale
+    if norm.bias is not None:
+        bias = bias + norm.bias
+    return (weight * scale[:, None, None, None]).detach(), bias.detach()

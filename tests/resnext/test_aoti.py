@@ -1,0 +1,137 @@
+"""Packages of AOTInductor: compiled once, kept, checked when they are loaded and used."""
+
+import shutil
+
+import pytest
+import torch
+
+from resnext import aoti
+from resnext.__main__ import main
+from resnext.architecture import Architecture
+from resnext.export import export
+from tests.conftest import randomize, relative_error
+
+TINY = Architecture((1, 1, 1), cardinality=1, base_width=4, stem="cifar", num_classes=3)
+COMPILE = "torch._inductor.aoti_compile_and_package"
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """The one network that is compiled here: the model, the hub folder, the package and what the export reported."""
+    torch.manual_seed(0)
+    model = randomize(TINY.build())
+    folder = tmp_path_factory.mktemp("aoti")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.hub, "_hub_dir", str(folder / "hub"))
+        report = export(model, folder / "a.pt2", "aoti", batch_size=2)
+    return model.eval(), folder, report
+
+
+@pytest.fixture
+def hub(compiled, tmp_path, monkeypatch):
+    """A hub folder with the package in its cache."""
+    shutil.copytree(compiled[1] / "hub", tmp_path / "hub")
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def never(*arguments, **options):
+    raise AssertionError("it was compiled again")
+
+
+def test_any_number_of_images(compiled):
+    model, folder, report = compiled
+    network = aoti.load(folder / "a.pt2")
+    assert network.metadata.items() >= report.metadata.items()
+    assert report.metadata["input_shape"] == "2 x 3 x 32 x 32"
+    for count in (1, 2, 5):
+        images = torch.randn(count, 3, 32, 32)
+        with torch.no_grad():
+            for given in (images, images.to(memory_format=torch.channels_last)):
+                assert relative_error(network(given), model(images)) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros(2, 3, 32, 33),
+        torch.zeros(2, 1, 32, 32),
+        torch.zeros(3, 32, 32),
+        torch.zeros(2, 3, 32, 32, dtype=torch.float64),
+        torch.zeros(2, 3, 32, 32, device="meta"),
+    ],
+)
+def test_other_images_are_refused(compiled, images):
+    with pytest.raises(ValueError, match=r"compiled for torch.float32, \(N, 3, 32, 32\), on the CPU"):
+        aoti.load(compiled[1] / "a.pt2")(images)
+
+
+def test_compiled_once(compiled, hub, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(COMPILE, never)
+    report = export(compiled[0], tmp_path / "b.pt2", "aoti", batch_size=2)
+    assert report == type(report)(
+        tmp_path / "b.pt2", *[getattr(compiled[2], f) for f in ("format", "metadata", "error")]
+    )
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"batch_size": 1}, {"image_size": 40}, {"with_preprocess": True}, {"precision": "bf16"}, "weights", "threads"],
+)
+def test_compiled_again_for_anything_else(compiled, hub, tmp_path, monkeypatch, change):
+    model, _, _ = compiled
+    options = {"batch_size": 2}
+    if change == "weights":
+        model = TINY.build()
+    elif change == "threads":
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 999)
+    else:
+        options |= change
+    monkeypatch.setattr(COMPILE, never)
+    with pytest.raises(AssertionError, match="compiled again"):
+        export(model, tmp_path / "b.pt2", "aoti", **options)
+    assert not (tmp_path / "b.pt2").exists()
+    assert not list((hub / "compiled").glob(".writing*"))
+
+
+def test_a_damaged_package_is_compiled_again(compiled, hub, tmp_path, monkeypatch, capfd):
+    (package,) = (hub / "compiled").glob("*.pt2")
+    whole = package.read_bytes()
+    package.write_bytes(whole[:-1000])
+
+    def compile(program, package_path, inductor_configs):
+        shutil.copyfile(compiled[1] / "a.pt2", package_path)
+
+    monkeypatch.setattr(COMPILE, compile)
+    export(compiled[0], tmp_path / "b.pt2", "aoti", batch_size=2)
+    assert package.read_bytes() == whole
+    assert "half a minute" in capfd.readouterr().err
+
+
+def test_no_compiler(tmp_path, monkeypatch, capsys):
+    def fail(*arguments, **options):
+        raise RuntimeError("No working C++ compiler found\nand more")
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    monkeypatch.setattr(COMPILE, fail)
+    torch.save(TINY.build().state_dict(), tmp_path / "tiny.pth")
+    out = tmp_path / "a.pt2"
+    assert main(["export", "--weights", str(tmp_path / "tiny.pth"), "--format", "aoti", "--out", str(out)]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("resnext: AOTInductor failed (No working C++ compiler found)")
+    assert "CXX" in message
+    assert {path.name for path in tmp_path.iterdir()} == {"hub", "tiny.pth"}
+
+
+def test_somebody_elses_package(compiled, tmp_path, monkeypatch):
+    class Package:
+        def __init__(self, path):
+            pass
+
+        def get_metadata(self):
+            return {}
+
+    monkeypatch.setattr("torch._inductor.aoti_load_package", Package)
+    with pytest.raises(RuntimeError, match=r"x.pt2: expected a package of this project"):
+        aoti.load("x.pt2")

@@ -1,0 +1,165 @@
+"""What cannot be exported, and exports that fail: one line, the right exit status, every file as it was."""
+
+import dataclasses
+import importlib.util
+import os
+
+import pytest
+import torch
+
+from resnext import export_formats
+from resnext.__main__ import main
+from resnext.architecture import Architecture
+from resnext.export import MismatchError, export
+from resnext.export_formats import FORMATS
+from tests.conftest import randomize
+
+TINY = Architecture((1, 1, 1), cardinality=2, base_width=4, stem="cifar", num_classes=10)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return randomize(TINY.build())
+
+
+@pytest.fixture
+def weights(model, tmp_path):
+    path = tmp_path / "tiny.pth"
+    torch.save(model.state_dict(), path)
+    return path
+
+
+def refused(capsys, *arguments):
+    """What `python -m resnext export` says when it refuses."""
+    try:
+        status = main(["export", *map(str, arguments)])
+    except SystemExit as exit:
+        status = exit.code
+    captured = capsys.readouterr()
+    assert (status, captured.out) == (2, "")
+    assert captured.err.startswith("resnext: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--format", "safetensors", "--with-preprocess"], ["--format safetensors", "--with-preprocess", "contradict"]),
+        (["--format", "safetensors", "--dynamic"], ["--format safetensors", "--dynamic", "contradict"]),
+        (["--format", "safetensors", "--image-size", "64"], ["--format safetensors", "--image-size", "contradict"]),
+        (["--format", "safetensors", "--batch-size", "2"], ["--format safetensors", "--batch-size", "contradict"]),
+        (["--format", "onnx", "--precision", "bf16"], ["--format onnx", "--precision bf16", "contradict", "fp16"]),
+        (["--format", "onnx", "--image-size", "31"], ["31 x 31", "expected 32"]),
+        (["--format", "onnx", "--image-size", "64x"], ["64x", "480x640"]),
+        (["--format", "onnx", "--batch-size", "0"], ["batches of 0"]),
+        (["--format", "tflite"], ["tflite", "onnx"]),
+        (["--format", "pt2"], [".pt2", "a.file"]),
+        (["--format", "aoti"], [".pt2", "a.file"]),
+    ],
+)
+def test_what_contradicts_itself(weights, tmp_path, capsys, arguments, parts):
+    message = refused(capsys, "--weights", weights, "--out", tmp_path / "a.file", *arguments)
+    for part in parts:
+        assert part in message
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.pth"]
+
+
+def test_where_nothing_can_be_written(weights, tmp_path, capsys):
+    content = weights.read_bytes()
+    for out in (tmp_path, tmp_path / "no" / "a.onnx", weights):
+        assert str(out) in refused(capsys, "--weights", weights, "--format", "onnx", "--out", out)
+    assert weights.read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.pth"]
+
+
+def test_weights_that_are_not_there(tmp_path, capsys):
+    for arguments in (["--weights", tmp_path / "no.pth"], ["--arch", "resnet50"]):
+        assert str(arguments[1]) in refused(capsys, *arguments, "--format", "onnx", "--out", tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("format", [name for name in FORMATS if FORMATS[name].packages])
+def test_missing_packages(weights, tmp_path, capsys, monkeypatch, format):
+    find = importlib.util.find_spec
+    last = FORMATS[format].packages[-1]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == last else find(name))
+    message = refused(capsys, "--weights", weights, "--format", format, "--out", tmp_path / "a.file")
+    assert f"needs {last}" in message
+    assert f"pip install {' '.join(FORMATS[format].packages)}" in message
+
+
+def test_networks_that_cannot_be_exported(model, tmp_path):
+    grey = Architecture((1, 1, 1), cardinality=2, base_width=4, stem="cifar", in_channels=1).build()
+    with pytest.raises(ValueError, match=r"1 channels.*expected 3"):
+        export(grey, tmp_path / "a.onnx", "onnx", with_preprocess=True)
+    with pytest.raises(TypeError, match="ResNeXtFeatures"):
+        export(TINY.build(features_only=True), tmp_path / "a.onnx", "onnx")
+    with pytest.raises(ValueError, match="unknown format 'tflite'"):
+        export(model, tmp_path / "a.tflite", "tflite")
+    with pytest.raises(ValueError, match="unknown precision 'int8'"):
+        export(model, tmp_path / "a.onnx", "onnx", precision="int8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def wrong_weights(job, path):
+    with torch.no_grad():
+        job.module.network.head[2].weight.mul_(1.001)
+    FORMATS["pt2"].write(job, path)
+
+
+def not_finite(job, path):
+    with torch.no_grad():
+        job.module.network.head[2].weight.fill_(torch.inf)
+    FORMATS["pt2"].write(job, path)
+
+
+def other_metadata(job, path):
+    FORMATS["pt2"].write(dataclasses.replace(job, metadata={**job.metadata, "license": "none"}), path)
+
+
+def garbage(job, path):
+    path.write_bytes(b"PK\3\4 but no archive")
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (wrong_weights, "off by"),
+        (not_finite, "off by nan"),
+        (other_metadata, "metadata that do not come back: license"),
+        (garbage, "does not take it"),
+    ],
+)
+def test_a_mismatch_leaves_no_file(weights, tmp_path, capsys, monkeypatch, write, reason):
+    broken = dataclasses.replace(FORMATS["pt2"], write=write)
+    monkeypatch.setitem(export_formats.FORMATS, "broken", broken)
+    out = tmp_path / "a.pt2"
+    for before in (None, b"mine"):
+        if before is not None:
+            out.write_bytes(before)
+        assert main(["export", "--weights", str(weights), "--format", "broken", "--out", str(out)]) == 1
+        message = capsys.readouterr().err
+        assert message.startswith(f"resnext: {out}: not written")
+        assert reason in message
+        assert message.count("\n") == 1
+        assert (out.read_bytes() if out.exists() else None) == before
+        assert {path.name for path in tmp_path.iterdir()} <= {"tiny.pth", "a.pt2"}
+
+
+def test_in_python_a_mismatch_raises(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(export_formats.FORMATS, "broken", dataclasses.replace(FORMATS["pt2"], write=wrong_weights))
+    with pytest.raises(MismatchError, match="off by"):
+        export(model, tmp_path / "a.pt2", "broken")
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
+def test_a_full_disk(weights, tmp_path, capsys, monkeypatch, fails):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, fails, full)
+    out = tmp_path / "a.safetensors"
+    message = refused(capsys, "--weights", weights, "--format", "safetensors", "--out", out)
+    assert "No space left" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.pth"]
