@@ -14,7 +14,7 @@ from torch import nn
 
 import resnext
 from resnext import huge_pages, inference, onednn
-from resnext.fold import FoldedConv, fold
+from resnext.fold import FoldedConv, allowed_error, fold
 from resnext.grouping import widen, widen_fastest
 from resnext.inference import compile_package, find_compiler, optimize, piece_size, prepare
 from tests.conftest import randomize, relative_error
@@ -233,6 +233,7 @@ def test_networks_that_cannot_be_folded():
 
 def test_a_result_that_is_off(model, monkeypatch):
     monkeypatch.setitem(inference.TOLERANCE, "bf16", 1e-6)
+    monkeypatch.setattr(inference, "allowed_error", lambda model, x, dtype, least: least)
     with pytest.raises(RuntimeError, match=r"the logits in bf16 differ by .*, expected at most 1e-06; give precision="):
         optimize(model, images(1), "bf16", "eager")
 
@@ -330,3 +331,10 @@ def test_regions_of_this_process():
         new = mmap.mmap(-1, 2**26)
         new.write(b"weights")
     assert new[:7] == b"weights"
+
+
+def test_a_network_that_magnifies_rounding_is_held_against_itself(model, monkeypatch):
+    monkeypatch.setitem(inference.TOLERANCE, "bf16", 1e-9)
+    assert optimize(model, images(1), "bf16", "eager").precision == "bf16"
+    assert allowed_error(model, images(1), torch.bfloat16, 0.5) == 0.5
+    assert 1e-4 < allowed_error(model, images(1), torch.bfloat16, 0.0) < 0.1
