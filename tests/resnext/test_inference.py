@@ -3,7 +3,6 @@
 import copy
 import ctypes
 import io
-import mmap
 import pickle
 import warnings
 from types import SimpleNamespace
@@ -321,16 +320,13 @@ def test_huge_pages_for_large_new_regions_alone(monkeypatch):
 
 
 def test_regions_of_this_process():
-    regions = huge_pages._regions()
-    if not regions:
+    if not huge_pages._regions():
         pytest.skip("the system does not list the regions of memory")
-    held = mmap.mmap(-1, 2**26)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(held))
-    assert any(first <= address and address + 2**26 <= last for first, last in huge_pages._regions())
     with huge_pages.huge_pages():
-        new = mmap.mmap(-1, 2**26)
-        new.write(b"weights")
-    assert new[:7] == b"weights"
+        held = torch.full((2**26,), 7, dtype=torch.uint8)  # bytes; more than malloc keeps in its heap
+    address = held.data_ptr()
+    assert any(first <= address and address + 2**26 <= last for first, last in huge_pages._regions())
+    assert (held == 7).all()
 
 
 def test_a_network_that_magnifies_rounding_is_held_against_itself(model, monkeypatch):
