@@ -128,6 +128,21 @@ def test_every_stage_and_the_statistics_agree(architecture, dtype, tolerance, tr
     assert training == bool((statistics["C"]["bn1.running_mean"] != weights_of(architecture)["bn1.running_mean"]).any())
 
 
+def test_every_stage_of_the_real_network_agrees_in_training():
+    """In float32, each stage on the same input: a deep network in training magnifies what was rounded off before."""
+    network = Architecture((3, 4, 6, 3))
+    models = [model_of(network, name).train() for name in "CA"]
+    x = torch.randn(2, 64, 16, 16, generator=torch.Generator().manual_seed(1))
+    for name in STAGES[1:5]:
+        stages = [getattr(model, name) for model in models]
+        with torch.no_grad():
+            expected, found = (stage(x) for stage in stages)
+        assert relative_error(found, expected) < 1e-5, name
+        variances = [stage[-1].bn3.running_var for stage in stages]
+        assert relative_error(*variances[::-1]) < 1e-5, name
+        x = expected
+
+
 def test_gradients_agree():
     gradients = {}
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)).double()
