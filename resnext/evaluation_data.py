@@ -27,7 +27,8 @@ _KINDS = ", ".join(name.removeprefix(".") for name in EXTENSIONS)
 class Folder:
     """A folder of class folders, with the images that torchvision's ImageFolder takes in its order.
 
-    A shard is a batch. Raises CommandError where the class folders do not fit the network, or hold no image.
+    Unlike there, hidden folders are left out, and a link back does not count its images again. A shard is a batch.
+    Raises CommandError where the class folders do not fit the network, hold no image, or cannot be read.
     """
 
     format = "ImageFolder"
@@ -37,9 +38,11 @@ class Folder:
         self.labels: dict[int, str] = {}
         self.samples: list[tuple[str, int]] = []
         listing = hashlib.sha256()
+        above = Path(os.path.realpath(path))
+        outside = {str(above), *map(str, above.parents)}
         for folder, target in zip(folders, match_folders(folders, outputs, path), strict=True):
             self.labels[target] = folder
-            for root, _, names in sorted(os.walk(os.path.join(path, folder), followlinks=True)):
+            for root, names in sorted(_walk(os.path.join(path, folder), outside)):
                 for name in sorted(name for name in names if name.lower().endswith(EXTENSIONS)):
                     image = Path(root, name)
                     shown = image.relative_to(path).as_posix()
@@ -126,6 +129,7 @@ def open_data(path: str, outputs: Outputs, batch: int) -> Folder | Tars:
     if os.path.isdir(path):
         with os.scandir(path) as inside:
             entries = sorted(inside, key=lambda entry: entry.name)
+        entries = [entry for entry in entries if not entry.name.startswith(".")]  # .cache, .ipynb_checkpoints
         folders = [entry.name for entry in entries if entry.is_dir()]
         tars = [entry.path for entry in entries if entry.is_file() and entry.name.endswith(TARS)]
         if folders:
@@ -141,6 +145,22 @@ def open_data(path: str, outputs: Outputs, batch: int) -> Folder | Tars:
         f"{path}: expected a folder of class folders, or WebDataset shards (a folder of .tar files, shards-{{000..003}}"
         f".tar, a URL, pipe:COMMAND); {'got another file' if os.path.exists(path) else 'there is nothing'}"
     )
+
+
+def _walk(folder: str, outside: set[str]) -> Iterator[tuple[str, list[str]]]:
+    """Every folder inside with its files. A link to one that was entered, or is in `outside`, is not followed."""
+
+    def unreadable(error: OSError) -> None:
+        raise CommandError(f"{error.filename}: cannot be read: {error.strerror}; make it readable, or take it away")
+
+    entered = set(outside)
+    for root, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        if (real := os.path.realpath(root)) in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield root, names
 
 
 def _size(path: Path) -> int:

@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import tarfile
+from pathlib import Path
 
 import pytest
 import webdataset
@@ -209,6 +210,42 @@ def test_the_folder_is_read_as_by_torchvision(torchvision, odd_folder):
     assert [(str(odd_folder / name), target) for name, target in folder.samples] == expected.samples
     assert folder.labels == dict(enumerate(expected.classes))
     assert evaluation_data.EXTENSIONS == torchvision.datasets.folder.IMG_EXTENSIONS
+
+
+def test_hidden_folders_are_left_out(odd_folder):
+    expected = open_data(str(odd_folder), Outputs(5), 2).samples
+    for hidden in (odd_folder / ".cache", odd_folder / "b" / ".ipynb_checkpoints"):
+        hidden.mkdir()
+        shutil.copy(odd_folder / "b" / "10.png", hidden)
+    assert open_data(str(odd_folder), Outputs(5), 2).samples == expected
+
+
+def test_hidden_shards_are_left_out(labelled, tmp_path):
+    shutil.copy(labelled.tars / "val-001.tar", tmp_path / "a.tar")
+    (tmp_path / "._a.tar").write_bytes(b"what macOS leaves there")
+    (tmp_path / ".cache").mkdir()
+    assert open_data(str(tmp_path), TEN, 8).urls == [str(tmp_path / "a.tar")]
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "deep"])
+def test_a_link_back_counts_no_image_twice(odd_folder, target):
+    expected = open_data(str(odd_folder), Outputs(5), 2).samples
+    (odd_folder / "b" / "loop").symlink_to(target)
+    assert open_data(str(odd_folder), Outputs(5), 2).samples == expected
+
+
+@pytest.mark.parametrize("name", ["a", "b/deep"])
+def test_a_folder_that_cannot_be_read_is_named(odd_folder, monkeypatch, name):
+    scan = os.scandir
+
+    def refuse(path):
+        if Path(path) == odd_folder / name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", refuse)  # root may read everything
+    with pytest.raises(CommandError, match=rf"data/{name}: cannot be read: Permission denied; "):
+        open_data(str(odd_folder), Outputs(5), 2)
 
 
 def test_the_digest_tells_data_sets_apart(odd_folder):
