@@ -121,8 +121,11 @@ class PartialCounts:
 
     def discard(self) -> int:
         """Delete what is there; how many shards that was."""
-        shards = len(list(self.folder.glob("shard-*.json")))
-        shutil.rmtree(self.folder, ignore_errors=True)  # another process may be at it as well
+        try:
+            shards = len(list(self.folder.glob("shard-*.json")))
+        except FileNotFoundError:  # another process is at it as well, and was quicker
+            return 0
+        shutil.rmtree(self.folder, ignore_errors=True)
         return shards
 
     def open(self) -> None:
