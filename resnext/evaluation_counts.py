@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 from resnext.command_line import CommandError
 
 TOP = 5
+NO_CLASS = -1  # of a sample without a label that the network knows
 
 
 class Unreadable(NamedTuple):
-    """An image that could not be read: its name, its class, and why."""
+    """An image that could not be read: its name, its class (`NO_CLASS` where that is not known), and why."""
 
     image: str
     target: int

@@ -6,6 +6,7 @@ not depend on how many processes read them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 
 from resnext.command_line import CommandError
 from resnext.evaluation_batches import Batch, Sample, Transform, reason, stack
+from resnext.evaluation_counts import NO_CLASS
 from resnext.evaluation_labels import Outputs, match_folders, match_label
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
@@ -70,6 +72,7 @@ class Folder:
 class Tars:
     """WebDataset shards: samples of an image (`jpg`, `png`, …) and its label (`cls`).
 
+    A sample that is not that, or has a label that the network does not know, counts as an image that cannot be read.
     Raises CommandError where shards are not there or named twice.
     """
 
@@ -110,14 +113,17 @@ class Tars:
     def _image_and_label(self, url: str, sample: dict[str, Any]) -> Sample:
         key, names = sample["__key__"], [name for name in sample if not name.startswith("__")]
         kinds = [name for name in names if f".{name}" in EXTENSIONS]
-        if len(kinds) != 1 or "cls" not in sample:
-            raise ValueError(f"sample {key!r} has {', '.join(names)}; expected one image ({_KINDS}) and its label, cls")
+        shard = os.path.basename(urlsplit(url).path)  # without the query, which may hold a signature
+        shown = f"{shard}/{key}.{kinds[0]}" if kinds else f"{shard}/{key}"
+        target = NO_CLASS
         try:
-            target = match_label(sample["cls"].decode(errors="replace").strip(), self.outputs)
+            if "cls" in sample:
+                target = match_label(sample["cls"].decode(errors="replace").strip(), self.outputs)
+            if len(kinds) != 1 or "cls" not in sample:
+                raise ValueError(f"a sample of {', '.join(names)}; expected one image ({_KINDS}) and its label, cls")
         except ValueError as error:
-            raise ValueError(f"sample {key!r} has {error}") from None
-        name = os.path.basename(urlsplit(url).path)  # without the query, which may hold a signature
-        return Sample(f"{name}/{key}.{kinds[0]}", target, lambda: sample[kinds[0]])
+            return Sample(shown, target, functools.partial(_refuse, str(error)))
+        return Sample(shown, target, lambda: sample[kinds[0]])
 
 
 def open_data(path: str, outputs: Outputs, batch: int) -> Folder | Tars:
@@ -161,6 +167,10 @@ def _walk(folder: str, outside: set[str]) -> Iterator[tuple[str, list[str]]]:
         entered.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield root, names
+
+
+def _refuse(problem: str) -> bytes:
+    raise ValueError(problem)
 
 
 def _size(path: Path) -> int:

@@ -60,6 +60,12 @@ def test_what_lies_beside_the_report(cifar, tmp_path):
     assert not (tmp_path / "report.json.partial").exists()
 
 
+@pytest.mark.parametrize(("name", "stem"), [("run.1", "run.1"), ("run", "run"), ("run.1.json", "run.1")])
+def test_reports_do_not_share_what_lies_beside_them(cifar, tmp_path, name, stem):
+    cifar.evaluate("--output", tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {name, f"{stem}.csv", f"{stem}.timing.json"}
+
+
 def test_report_is_the_same_from_run_to_run_and_with_workers_and_threads(cifar, tmp_path, monkeypatch):
     monkeypatch.setattr(Processes, "cores", 2)
     for name, workers, threads in (("a", 0, 1), ("b", 2, 1), ("c", 0, 3)):

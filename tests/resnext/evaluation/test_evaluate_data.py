@@ -137,9 +137,12 @@ REFUSED_SHARDS = [
     (lambda tmp_path, labelled: f"{labelled.tars}/val-00{{0,1,0}}.tar", ("named twice", "val-000.tar")),
     (lambda tmp_path, labelled: f"{labelled.tars}/val-${{x}}.tar", ("not a pattern", "WDS_x")),
     (broken, ("cut.tar: ",)),
-    (lambda tmp_path, labelled: without(tmp_path, png=b"x"), ("odd.tar: sample '7' has png;", "its label, cls")),
-    (lambda tmp_path, labelled: without(tmp_path, cls=b"1"), ("sample '7' has cls;", "one image (jpg, ")),
-    (lambda tmp_path, labelled: without(tmp_path, cls=b"12", png=b""), ("sample '7' has label '12'", "0 to 9")),
+    (
+        lambda tmp_path, labelled: without(tmp_path, png=b"x"),
+        ("none of 1 images", "odd.tar/7.png: a sample of png;", "its label, cls"),
+    ),
+    (lambda tmp_path, labelled: without(tmp_path, cls=b"1"), ("odd.tar/7: a sample of cls;", "one image (jpg, ")),
+    (lambda tmp_path, labelled: without(tmp_path, cls=b"12", png=b""), ("odd.tar/7.png: label '12'; ", "0 to 9")),
     (lambda tmp_path, labelled: "pipe:exit 3", ("pipe:exit 3: the command failed with exit status 3",)),
     (lambda tmp_path, labelled: f"pipe:cat {labelled.tars}/val-000.tar; exit 3", ("exit status 3",)),
     # after the archive's end, where tarfile stops reading
@@ -162,11 +165,39 @@ def test_data_that_is_refused(labelled, tmp_path, capfd, make, parts):
 
 
 def test_what_is_wrong_with_a_shard_comes_from_the_worker_in_one_line(labelled, tmp_path, capfd):
-    data = without(tmp_path, cls=b"12", png=b"")
+    data = broken(tmp_path, labelled)
     assert evaluate(data, "--weights", labelled.weights, "--workers", 1) == 2
     err = capfd.readouterr().err
-    expected = "the network takes 0 to 9, or the name of one of its classes"
-    assert err == f"resnext: {data}: sample '7' has label '12'; {expected}\n"
+    assert err.startswith(f"resnext: {data}: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("policy", "images", "wrong"), [("wrong", 6, 5), ("exclude", 1, 0)])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_samples_without_an_image_and_its_label_are_named(labelled, tmp_path, policy, images, wrong, workers):
+    image, cls = png(labelled.images[0]), str(labelled.targets[0]).encode()
+    samples = {
+        "1": {"png": image, "cls": b"12"}, "2": {"png": image}, "3": {"cls": b"3"}, "4": {"json": b"{}"},
+        "5": {"png": image, "jpg": image, "cls": cls}, "6": {"png": image, "cls": cls},
+    }  # fmt: skip
+    with webdataset.TarWriter(str(tmp_path / "a.tar"), encoder=False) as tar:
+        for key, sample in samples.items():
+            tar.write({"__key__": key, **sample})
+    options = ["--weights", labelled.weights, "--workers", workers, "--on-error", policy, "--batch", 4]
+    assert evaluate(tmp_path / "a.tar", *options, "--output", tmp_path / "report.json") == 0
+    report = read_report(tmp_path / "report.json")
+    assert (report["images"], report["top1_wrong"], report["top5_wrong"]) == (images, wrong, wrong)
+    expected = f"; expected one image ({', '.join(kind[1:] for kind in evaluation_data.EXTENSIONS)}) and its label, cls"
+    assert {entry["image"]: entry["reason"] for entry in report["unreadable"]["images"]} == {
+        "a.tar/1.png": "label '12'; the network takes 0 to 9, or the name of one of its classes",
+        "a.tar/2.png": f"a sample of png{expected}",
+        "a.tar/3": f"a sample of cls{expected}",
+        "a.tar/4": f"a sample of json{expected}",
+        "a.tar/5.jpg": f"a sample of cls, jpg, png{expected}",
+    }
+    rows = (tmp_path / "report.csv").read_text().splitlines()[1:]  # of the three with a label alone
+    assert sum(int(row.split(",")[2]) for row in rows) == (3 if policy == "wrong" else 1)
+    assert not any(row.startswith("-1,") for row in rows)
 
 
 @pytest.mark.parametrize(
