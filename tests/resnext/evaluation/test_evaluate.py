@@ -41,8 +41,16 @@ def test_own_answers_are_no_error(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "tiny.pth"]  # no --output, no file
 
 
-def test_what_lies_beside_the_report(cifar, tmp_path):
+@pytest.mark.parametrize(("cores", "workers"), [(3, 3), (20, 8)])
+def test_a_worker_for_each_core_but_no_more_than_eight(cifar, tmp_path, monkeypatch, cores, workers):
+    monkeypatch.setattr(Processes, "cores", cores)
     assert evaluate(cifar.data, "--weights", cifar.weights, "--output", tmp_path / "report.json") == 0
+    timing = read_report(tmp_path / "report.timing.json")
+    assert (timing["workers"], timing["threads"]) == (workers, 1)  # as many threads as torch was told to take
+
+
+def test_what_lies_beside_the_report(cifar, tmp_path):
+    cifar.evaluate("--output", tmp_path / "report.json")
     with (tmp_path / "report.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     counts = {row["class"]: int(row["images"]) for row in rows}
@@ -54,9 +62,7 @@ def test_what_lies_beside_the_report(cifar, tmp_path):
     assert timing["images"] == 24
     assert timing["seconds"] > 0
     assert timing["images_per_second"] == pytest.approx(24 / timing["seconds"])
-    cores = Processes().cores
-    assert timing["workers"] == min(cores, 8)  # by default
-    assert (timing["processes"], timing["threads"]) == (1, 1)  # as many threads as torch was told to take
+    assert (timing["processes"], timing["workers"]) == (1, 0)
     assert not (tmp_path / "report.json.partial").exists()
 
 
