@@ -18,18 +18,21 @@ def plan(height: int, width: int, size: int, crop: int | None) -> tuple[Tensor, 
     Each output row is the sum of four rows of the image, `rows[:, i]`, times their weights, `row_weights[:, i]`; and
     so are the columns. Indices int64, weights float32, all (4, count).
     """
-    # In tensors rather than numbers: a graph that is exported once then does it for images of any size.
-    high, wide = torch.scalar_tensor(height, dtype=torch.float64), torch.scalar_tensor(width, dtype=torch.float64)
+    # In tensors rather than numbers: a graph that is exported once then does it for images of any size. On the CPU
+    # whatever the default device is, as images are, and so that nothing waits for an accelerator.
+    cpu = torch.device("cpu")
+    high = torch.scalar_tensor(height, dtype=torch.float64, device=cpu)
+    wide = torch.scalar_tensor(width, dtype=torch.float64, device=cpu)
     lengths = torch.stack([high, wide]).unsqueeze(-1)
     shorter = lengths.min()
     scaled = torch.where(shorter == size, lengths, (lengths / shorter * size).floor())  # scaled_length
     if crop is None:
         down = scaled_length(height, min(height, width), size)
         across = scaled_length(width, min(height, width), size)
-        output = torch.arange(max(down, across)).expand(2, -1)
+        output = torch.arange(max(down, across), device=cpu).expand(2, -1)
     else:
         down, across = crop, crop
-        output = ((scaled - crop) / 2).ceil() + torch.arange(crop)  # the official CenterCrop's offset
+        output = ((scaled - crop) / 2).ceil() + torch.arange(crop, device=cpu)  # the official CenterCrop's offset
     indices, weights = taps(lengths, scaled, output)
     return indices[0, :, :down], weights[0, :, :down], indices[1, :, :across], weights[1, :, :across]
 
@@ -54,14 +57,14 @@ def taps(lengths: Tensor, scaled: Tensor, output: Tensor) -> tuple[Tensor, Tenso
 
     # the weights of the neighbours at -1, 0, 1 and 2 as polynomials in t, the constant first
     catmull_rom = [[0.0, -0.5, 1.0, -0.5], [1.0, 0.0, -2.5, 1.5], [0.0, 0.5, 2.0, -1.5], [0.0, 0.0, -0.5, 0.5]]
-    c = torch.tensor(catmull_rom, dtype=torch.float32).t().unsqueeze(-1)  # (power, neighbour, 1)
+    c = torch.tensor(catmull_rom, dtype=torch.float32, device=t.device).t().unsqueeze(-1)  # (power, neighbour, 1)
     weights = ((c[3] * t + c[2]) * t + c[1]) * t + c[0]
     # a neighbour outside is 2 * p1 - p2 before the first sample, 2 * p2 - p1 after the last
     before, after = weights[:, :1] * (left < 1), weights[:, 3:] * (left + 2 >= lengths)
-    outside = torch.tensor([[-1.0, 2.0, -1.0, 0.0], [0.0, -1.0, 2.0, -1.0]], dtype=torch.float32).unsqueeze(-1)
-    weights = weights + outside[0] * before + outside[1] * after
+    outside = torch.tensor([[-1.0, 2.0, -1.0, 0.0], [0.0, -1.0, 2.0, -1.0]], dtype=torch.float32, device=t.device)
+    weights = weights + outside[0].unsqueeze(-1) * before + outside[1].unsqueeze(-1) * after
 
-    neighbours = left + torch.arange(-1, 3).unsqueeze(-1)
+    neighbours = left + torch.arange(-1, 3, device=t.device).unsqueeze(-1)
     return torch.minimum(neighbours.clamp(min=0), lengths - 1).long(), weights
 
 

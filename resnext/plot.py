@@ -28,8 +28,8 @@ _SCALE, _SCALE_TEXT, _PERCENT = 0.1, 0.45, 0.65  # the colour scale beside a map
 _TITLE, _FOOT = 0.35, 0.3  # room above a row, and below the last one
 _INK, _BAR, _BAR_FIRST = "#1a1a1a", "#c9d7e6", "#8fb3d9"
 _CAPTION = (
-    "Left: the image as the network sees it. Beside it: how much each place adds to the logit of the most probable "
-    "class (class activation map)."
+    "Left: the image as the network sees it. Beside it: what each place adds to the logit of the most probable class "
+    "(red: speaks for it; blue: against it)."
 )
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -63,6 +63,17 @@ def save(rows: Sequence[Row], path: Path) -> None:
 def render(rows: Sequence[Row]) -> bytes:
     """The rows, one below the other, as a PNG file. Raises ValueError unless there are 1 to `MAX_ROWS`."""
     from matplotlib import style
+
+    # the user's own style may ask for LaTeX; and a file name may have letters that the font lacks: boxes, then
+    with style.context("default"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        file = io.BytesIO()
+        draw(rows).savefig(file, format="png")
+    return file.getvalue()
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    """The figure that `render` makes a file of, with four axes for each row: image, map, the map's scale, bars."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -70,20 +81,15 @@ def render(rows: Sequence[Row]) -> bytes:
         raise ValueError(f"{len(rows)} rows; expected 1 to {MAX_ROWS}")
     width = _LEFT + 2 * (_IMAGE + _GAP) + _SCALE + _SCALE_TEXT + _BARS + _PERCENT + _RIGHT
     height = len(rows) * (_TITLE + _IMAGE) + _FOOT
-    # the user's own style may ask for LaTeX; and a file name may have letters that the font lacks: boxes, then
-    with style.context("default"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=(width, height), dpi=_DPI)
-        FigureCanvasAgg(figure)
-        for number, row in enumerate(rows):
-            _draw(figure, row, height - (number + 1) * (_TITLE + _IMAGE))
-        _text(figure, _LEFT / width, 0.1 / height, _CAPTION, size=7.5, color="#666666")
-        file = io.BytesIO()
-        figure.savefig(file, format="png")
-    return file.getvalue()
+    figure = Figure(figsize=(width, height), dpi=_DPI)
+    FigureCanvasAgg(figure)
+    for number, row in enumerate(rows):
+        _draw_row(figure, row, height - (number + 1) * (_TITLE + _IMAGE))
+    _text(figure, _LEFT / width, 0.1 / height, _CAPTION, size=7.5, color="#666666")
+    return figure
 
 
-def _draw(figure: Figure, row: Row, bottom: float) -> None:
+def _draw_row(figure: Figure, row: Row, bottom: float) -> None:
     """One row, whose images stand `bottom` inches above the lower edge."""
     map_left = _LEFT + _IMAGE + _GAP
     scale_left = map_left + _IMAGE + 0.06
@@ -99,7 +105,16 @@ def _draw(figure: Figure, row: Row, bottom: float) -> None:
     grey = torch.einsum("chw,c->hw", row.image.clamp(0, 1), torch.tensor(_LUMINANCE)).numpy()
     edges = (0, grey.shape[1], grey.shape[0], 0)  # each place of the map covers its equal part of the image
     axes.imshow(grey, cmap="gray", vmin=0, vmax=1, extent=edges)
-    shown = axes.imshow(row.map.numpy(), cmap="viridis", alpha=0.6, interpolation="bilinear", extent=edges)
+    limit = float(row.map.abs().max()) or 1.0  # the same on both sides of 0, which is the colour map's grey
+    shown = axes.imshow(
+        row.map.numpy(),
+        cmap="coolwarm",
+        vmin=-limit,
+        vmax=limit,
+        alpha=0.6,
+        interpolation="bilinear",
+        extent=edges,
+    )
     axes.set_anchor("NW")
     axes.axis("off")
     _text(axes, 0, 1.02, f"where: {row.names[0]}", _IMAGE + _SCALE + _SCALE_TEXT, size=9, transform=axes.transAxes)

@@ -11,6 +11,7 @@ from PIL import Image
 import resnext
 from resnext import plot, predict
 from resnext.classes import class_names
+from resnext.explain import class_activation_map
 from tests.conftest import FIXTURES
 from tests.resnext.prediction import make_photos, make_weights, refused, run
 
@@ -49,11 +50,56 @@ def test_the_plot_shows_the_image_as_the_network_sees_it(photos, weights):
             pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
         assert row.title == "tiny_64x64.png"
         assert row.names == [class_names(name)[index] for index in result.classes]
+        assert row.probabilities == result.probabilities
+        assert torch.equal(row.map, result.map)
+        assert torch.allclose(row.map, class_activation_map(model, inputs[0][1][None])[0], atol=1e-5)
         assert row.image.shape == result.image.shape
         if name == "cifar10":
             assert torch.allclose(row.image, pixels, atol=tolerance)
         else:
             assert torch.allclose(row.image.mean(), pixels.mean(), atol=0.02)
+
+
+ROWS = [
+    plot.Row("a.png", torch.rand(3, 4, 6), torch.tensor([[-1.0, 2.0, 5.0], [0.0, 3.0, 0.5]]), ["x", "y"], [0.7, 0.2]),
+    plot.Row("b.png", torch.rand(3, 8, 8), torch.tensor([[-9.0, 2.0], [3.0, 4.0]]), list("defgh"), [0.5, *[0.1] * 4]),
+    plot.Row("c.png", torch.rand(3, 8, 8), torch.zeros(2, 2), ["z"], [1.0]),
+]
+
+
+def test_what_is_drawn_of_each_row():
+    figure = plot.draw(ROWS)
+    assert len(figure.axes) == 4 * len(ROWS)
+    (caption,) = figure.texts
+    assert caption.get_window_extent().x1 < figure.bbox.width
+    bottoms = [axes.get_position().y0 for axes in figure.axes[::4]]
+    assert bottoms == sorted(bottoms, reverse=True)
+    for number, (row, limit) in enumerate(zip(ROWS, (5.0, 9.0, 1.0), strict=True)):
+        image, places, scale, bars = figure.axes[4 * number : 4 * number + 4]
+        assert [text.get_text() for text in image.texts] == [row.title]
+        assert np.array_equal(image.images[0].get_array(), row.image.permute(1, 2, 0))
+
+        assert [text.get_text() for text in places.texts] == [f"where: {row.names[0]}"]
+        grey, drawn = places.images
+        assert np.allclose(grey.get_array(), np.average(row.image, axis=0, weights=(0.299, 0.587, 0.114)), atol=1e-6)
+        assert np.array_equal(drawn.get_array(), row.map)
+        assert drawn.get_extent() == grey.get_extent() == [0, row.image.shape[2], row.image.shape[1], 0]
+        assert drawn.origin == grey.origin == "upper"
+        assert drawn.get_clim() == scale.get_ylim() == (-limit, limit)
+        red, green, blue, _ = drawn.cmap([0.0, 0.5, 1.0]).T  # against, neither, for
+        assert red[0] < blue[0]
+        assert np.ptp([red[1], green[1], blue[1]]) < 0.01
+        assert red[2] > blue[2]
+
+        assert [bar.get_width() for bar in bars.patches] == row.probabilities
+        assert [bar.get_y() + bar.get_height() / 2 for bar in bars.patches] == pytest.approx(range(len(row.names)))
+        bottom, top = bars.get_ylim()
+        assert bottom > top  # the most probable stands above
+        assert [(text.get_position()[1], text.get_text()) for text in bars.texts] == [
+            entry
+            for place, (name, probability) in enumerate(zip(row.names, row.probabilities, strict=True))
+            for entry in ((place, name), (place, f"{probability:.1%}"))
+        ]
 
 
 def test_the_plot_with_fewer_classes_than_bars(capsys, photos, weights, tmp_path):

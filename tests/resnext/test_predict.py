@@ -9,7 +9,6 @@ import struct
 import sys
 import termios
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -70,8 +69,11 @@ def test_text(capsys, photos, weights):
 
 
 def test_a_network_of_other_classes(capsys, photos, weights):
-    out, _ = run(capsys, photos / "1.png", "--weights", weights["three"], "--top", 3)
-    assert sorted(line.partition("%  ")[2] for line in out.splitlines()[1:]) == ["class 0", "class 1", "class 2"]
+    options = (photos / "1.png", "--weights", weights["three"])
+    for top in ((), ("--top", 3)):  # by default all, where there are fewer than five
+        out, _ = run(capsys, *options, *top)
+        assert sorted(line.partition("%  ")[2] for line in out.splitlines()[1:]) == ["class 0", "class 1", "class 2"]
+    assert "argument --top: expected at most the network's 3 classes, got 5" in refused(capsys, *options, "--top", 5)
 
 
 def test_grey_and_transparent_images_and_what_is_named_as_url(capsys, photos, weights, site):
@@ -110,35 +112,6 @@ def test_images_of_one_size_go_through_together(monkeypatch, weights):
         assert torch.allclose(result.map.mean() + bias, logits.max(), rtol=1e-4)
 
 
-# --- what is wrong with the images -----------------------------------------------------------------------------------
-
-
-def test_bad_images_are_named_and_skipped(capsys, photos, weights, tmp_path):
-    (photos / "bad.png").write_bytes(b"not a picture")
-    arguments = [photos, tmp_path / "absent.png", "--weights", weights["cifar10"], "--json"]
-    out, error = run(capsys, *arguments, status=1)
-    assert len(json.loads(out)) == len(SIZES)
-    assert f"resnext: skipped {photos / 'bad.png'}: expected an image" in error
-    assert f"resnext: skipped {tmp_path / 'absent.png'}: no such file or folder\n" in error
-
-
-def test_an_image_that_cannot_be_preprocessed(capsys, photos, weights):
-    """Pillow reads it, and its values have no range that could be known."""
-    Image.fromarray(np.full((32, 32), -7, np.int32)).save(photos / "signed.tiff")
-    _, error = run(capsys, photos, "--weights", weights["cifar10"], status=1)
-    assert error.startswith(f"resnext: skipped {photos / 'signed.tiff'}: ")
-    assert error.count("\n") == 1
-
-
-def test_nothing_that_can_be_used(capsys, tmp_path, weights, monkeypatch):
-    (tmp_path / "bad.png").write_bytes(b"not a picture")
-    out, error = run(capsys, tmp_path / "bad.png", tmp_path / "absent.png", "--weights", weights["cifar10"], status=2)
-    assert out == ""
-    assert error.count("resnext: skipped ") == error.count("\n") == 2
-    monkeypatch.setattr(predict, "load_model", None)  # it may be a long download
-    run(capsys, tmp_path / "absent.png", status=2)
-
-
 @pytest.mark.filterwarnings("error")  # of letters that the font lacks
 def test_any_file_name(capsys, photos, weights, monkeypatch):
     data = (photos / "1.png").read_bytes()
@@ -154,9 +127,6 @@ def test_any_file_name(capsys, photos, weights, monkeypatch):
     assert main(["predict", *map(str, [*paths, *options])]) == 0
     assert b"\\u6570\\u5b57.png" in stdout.buffer.getvalue()
     assert b"\\udcff.png" in stdout.buffer.getvalue()
-
-
-# --- usage -----------------------------------------------------------------------------------------------------------
 
 
 def test_top(capsys, photos, weights):

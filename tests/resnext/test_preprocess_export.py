@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+from resnext.bicubic import plan
 from resnext.preprocess import TenCrop, Torch7Preprocess, get_preprocess
 from tests.resnext.test_preprocess import as_pil, random_image
 
@@ -36,6 +37,16 @@ def test_half_precision_rounds_nothing():
     expected = module(BATCH)
     assert torch.equal(module.half()(BATCH), expected)
     with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(module(BATCH), expected)
+
+
+@pytest.mark.parametrize("crop", [33, None])
+def test_the_default_device_changes_nothing(crop):
+    """As where a model is set up under `torch.device(…)`: images are on the CPU."""
+    module = Torch7Preprocess(40, crop)
+    expected = module(BATCH)
+    with torch.device("meta"):
+        assert {table.device.type for table in plan(47, 61, 40, crop)} == {"cpu"}
         assert torch.equal(module(BATCH), expected)
 
 

@@ -11,12 +11,14 @@ import torch
 
 from resnext.classes import class_names, wordnet_ids
 from resnext.evaluate import _reported
-from resnext.evaluation_run import logits_of
+from resnext.evaluation_counts import Counts, Errors
+from resnext.evaluation_run import logits_of, thread_pool
 from resnext.model import ResNeXt
 from resnext.preprocess import get_preprocess
+from resnext.processes import Processes
 from tests.conftest import randomize, relative_error
 from tests.resnext.evaluation.conftest import CIFAR_NAMES
-from tests.resnext.evaluation.labelled import LabelledSet, read_report
+from tests.resnext.evaluation.labelled import LabelledSet, evaluate, read_report
 
 
 def test_errors_are_those_that_were_made(cifar, tmp_path, capsys):
@@ -39,6 +41,14 @@ def test_own_answers_are_no_error(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "tiny.pth"]  # no --output, no file
 
 
+@pytest.mark.parametrize(("cores", "workers"), [(3, 3), (20, 8)])
+def test_a_worker_for_each_core_but_no_more_than_eight(cifar, tmp_path, monkeypatch, cores, workers):
+    monkeypatch.setattr(Processes, "cores", cores)
+    assert evaluate(cifar.data, "--weights", cifar.weights, "--output", tmp_path / "report.json") == 0
+    timing = read_report(tmp_path / "report.timing.json")
+    assert (timing["workers"], timing["threads"]) == (workers, 1)  # as many threads as torch was told to take
+
+
 def test_what_lies_beside_the_report(cifar, tmp_path):
     cifar.evaluate("--output", tmp_path / "report.json")
     with (tmp_path / "report.csv").open(newline="") as file:
@@ -50,15 +60,29 @@ def test_what_lies_beside_the_report(cifar, tmp_path):
         assert sum(float(row[column]) * int(row["images"]) for row in rows) == pytest.approx(100 * wrong)
     timing = json.loads((tmp_path / "report.timing.json").read_text())
     assert timing["images"] == 24
-    assert timing["images_per_second"] > 0
+    assert timing["seconds"] > 0
+    assert timing["images_per_second"] == pytest.approx(24 / timing["seconds"])
+    assert (timing["processes"], timing["workers"]) == (1, 0)
     assert not (tmp_path / "report.json.partial").exists()
 
 
-def test_report_is_the_same_from_run_to_run_and_with_workers(cifar, tmp_path):
-    for name, workers in (("a", 0), ("b", 2)):
-        cifar.evaluate("--batch", 4, "--workers", workers, "--output", tmp_path / f"{name}.json")
-    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+@pytest.mark.parametrize(("name", "stem"), [("run.1", "run.1"), ("run", "run"), ("run.1.json", "run.1")])
+def test_reports_do_not_share_what_lies_beside_them(cifar, tmp_path, name, stem):
+    cifar.evaluate("--output", tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {name, f"{stem}.csv", f"{stem}.timing.json"}
+
+
+def test_report_is_the_same_from_run_to_run_and_with_workers_and_threads(cifar, tmp_path, monkeypatch):
+    monkeypatch.setattr(Processes, "cores", 2)
+    for name, workers, threads in (("a", 0, 1), ("b", 2, 1), ("c", 0, 3)):
+        torch.set_num_threads(threads)
+        try:
+            cifar.evaluate("--batch", 20, "--workers", workers, "--output", tmp_path / f"{name}.json")
+        finally:
+            torch.set_num_threads(1)
+        assert read_report(tmp_path / f"{name}.timing.json")["threads"] == min(threads, 2)
+        for suffix in (".json", ".csv"):
+            assert (tmp_path / f"{name}{suffix}").read_bytes() == (tmp_path / f"a{suffix}").read_bytes()
 
 
 def test_a_subset_of_imagenet_is_matched_by_wordnet_id(imagenet, tmp_path):
@@ -77,7 +101,8 @@ def test_bf16(cifar, tmp_path):
     assert read_report(tmp_path / "report.json")["precision"] == "bf16"
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     model = randomize(ResNeXt((1, 1, 1), cardinality=2, base_width=4, stem="cifar", num_classes=10)).eval()
-    logits = [logits_of(model, images, precision) for precision in ("fp32", "bf16")]
+    with thread_pool(1) as pool:
+        logits = [logits_of(model, images, precision, pool) for precision in ("fp32", "bf16")]
     assert all(value.dtype == torch.float32 for value in logits)
     assert 0 < relative_error(logits[1], logits[0]) < 0.05
 
@@ -85,21 +110,47 @@ def test_bf16(cifar, tmp_path):
 def test_logits_of_ten_crops_are_their_mean():
     model = randomize(ResNeXt((1, 1, 1), cardinality=2, base_width=4, stem="cifar", num_classes=10)).eval()
     crops = torch.randn(2, 10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    expected = torch.stack([logits_of(model, image, "fp32").mean(0) for image in crops])
-    assert relative_error(logits_of(model, crops, "fp32"), expected) < 1e-5
+    with thread_pool(1) as pool:
+        expected = torch.stack([logits_of(model, image, "fp32", pool).mean(0) for image in crops])
+        assert relative_error(logits_of(model, crops, "fp32", pool), expected) < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_logits_do_not_depend_on_threads(precision):
+    """Neither on those that the caller computes with; these are as many as before in the end."""
+    model = randomize(ResNeXt((1, 1, 1), cardinality=2, base_width=4, stem="cifar", num_classes=10)).eval()
+    images = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    seen = []
+    model.register_forward_pre_hook(
+        lambda model, inputs: seen.append((len(inputs[0]), torch.get_num_threads(), torch.is_inference_mode_enabled()))
+    )
+    logits = []
+    before = torch.get_num_threads()
+    try:
+        for intra_op, threads in ((1, 1), (2, 1), (1, 3), (3, 2)):
+            torch.set_num_threads(intra_op)
+            with thread_pool(threads) as pool:
+                assert torch.get_num_threads() == 1  # reading in this process as well
+                logits.append(logits_of(model, images, precision, pool))
+            assert torch.get_num_threads() == intra_op
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(other, logits[0]) for other in logits[1:])
+    assert sorted(seen) == sorted([(8, 1, True), (8, 1, True), (4, 1, True)] * 4)
 
 
 def test_reported_error_stands_beside_what_was_tested_alike():
-    model = torch.nn.Module()
-    model.num_classes = 1000
-    setup = {"network": "resnext50_32x4d_typeC", "preprocessing": {"crop": 224, "ten_crop": False}}
-    assert _reported(setup, model) == 22.2
-    assert _reported({**setup, "preprocessing": {"crop": 320, "ten_crop": False}}, model) is None
-    assert _reported({**setup, "preprocessing": {"crop": 224, "ten_crop": True}}, model) is None
-    assert _reported({**setup, "network": "resnext11_2x4d_typeC"}, model) is None
-    assert _reported({**setup, "preprocessing": {"pipeline": "cifar10"}}, model) is None
-    model.num_classes = 10
-    assert _reported(setup, model) is None
+    theirs = {"pipeline": "torch7", "resize": 256, "crop": 224, "ten_crop": False}
+    setup = {"network": "resnext50_32x4d_typeC", "preprocessing": theirs, "precision": "fp32"}
+    whole = Counts({target: Errors(1, 0, 0) for target in range(1000)})
+    assert _reported(setup, whole) == 22.2
+    for other in ({"crop": 320}, {"ten_crop": True}, {"pipeline": "torchvision"}):
+        assert _reported({**setup, "preprocessing": {**theirs, **other}}, whole) is None
+    assert _reported({**setup, "preprocessing": {"pipeline": "cifar10"}}, whole) is None
+    assert _reported({**setup, "precision": "bf16"}, whole) is None
+    assert _reported({**setup, "network": "resnext11_2x4d_typeC"}, whole) is None
+    del whole.classes[7]
+    assert _reported(setup, whole) is None
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Reading folders as torchvision does, WebDataset shards, and torchvision's own preprocessing."""
+"""WebDataset shards, and reading in worker processes."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from resnext import evaluation_data
 from resnext.classes import wordnet_ids
 from resnext.command_line import CommandError
 from resnext.evaluation_batches import load
-from resnext.evaluation_data import Folder, Tars, open_data
+from resnext.evaluation_data import Tars, open_data
 from resnext.evaluation_labels import Outputs
 from resnext.preprocess import get_preprocess
 from tests.resnext.evaluation.conftest import CIFAR_NAMES
@@ -136,9 +136,12 @@ REFUSED_SHARDS = [
     (lambda tmp_path, labelled: f"{labelled.tars}/val-00{{0,1,0}}.tar", ("named twice", "val-000.tar")),
     (lambda tmp_path, labelled: f"{labelled.tars}/val-${{x}}.tar", ("not a pattern", "WDS_x")),
     (broken, ("cut.tar: ",)),
-    (lambda tmp_path, labelled: without(tmp_path, png=b"x"), ("odd.tar: sample '7' has png;", "its label, cls")),
-    (lambda tmp_path, labelled: without(tmp_path, cls=b"1"), ("sample '7' has cls;", "one image (jpg, ")),
-    (lambda tmp_path, labelled: without(tmp_path, cls=b"12", png=b""), ("sample '7' has label '12'", "0 to 9")),
+    (
+        lambda tmp_path, labelled: without(tmp_path, png=b"x"),
+        ("none of 1 images", "odd.tar/7.png: a sample of png;", "its label, cls"),
+    ),
+    (lambda tmp_path, labelled: without(tmp_path, cls=b"1"), ("odd.tar/7: a sample of cls;", "one image (jpg, ")),
+    (lambda tmp_path, labelled: without(tmp_path, cls=b"12", png=b""), ("odd.tar/7.png: label '12'; ", "0 to 9")),
     (lambda tmp_path, labelled: "pipe:exit 3", ("pipe:exit 3: the command failed with exit status 3",)),
     (lambda tmp_path, labelled: f"pipe:cat {labelled.tars}/val-000.tar; exit 3", ("exit status 3",)),
     # after the archive's end, where tarfile stops reading
@@ -161,22 +164,39 @@ def test_data_that_is_refused(labelled, tmp_path, capfd, make, parts):
 
 
 def test_what_is_wrong_with_a_shard_comes_from_the_worker_in_one_line(labelled, tmp_path, capfd):
-    data = without(tmp_path, cls=b"12", png=b"")
+    data = broken(tmp_path, labelled)
     assert evaluate(data, "--weights", labelled.weights, "--workers", 1) == 2
     err = capfd.readouterr().err
-    expected = "the network takes 0 to 9, or the name of one of its classes"
-    assert err == f"resnext: {data}: sample '7' has label '12'; {expected}\n"
+    assert err.startswith(f"resnext: {data}: ")
+    assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("folders", "expected"), [((), "there are neither"), (CIFAR_NAMES, "no images in 10 class folders")]
-)
-def test_folders_without_images_are_refused(tmp_path, folders, expected):
-    for name in folders:
-        (tmp_path / name).mkdir()
-    (tmp_path / "readme.txt").write_text("no image")
-    with pytest.raises(CommandError, match=expected):
-        open_data(str(tmp_path), TEN, 8)
+@pytest.mark.parametrize(("policy", "images", "wrong"), [("wrong", 6, 5), ("exclude", 1, 0)])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_samples_without_an_image_and_its_label_are_named(labelled, tmp_path, policy, images, wrong, workers):
+    image, cls = png(labelled.images[0]), str(labelled.targets[0]).encode()
+    samples = {
+        "1": {"png": image, "cls": b"12"}, "2": {"png": image}, "3": {"cls": b"3"}, "4": {"json": b"{}"},
+        "5": {"png": image, "jpg": image, "cls": cls}, "6": {"png": image, "cls": cls},
+    }  # fmt: skip
+    with webdataset.TarWriter(str(tmp_path / "a.tar"), encoder=False) as tar:
+        for key, sample in samples.items():
+            tar.write({"__key__": key, **sample})
+    options = ["--weights", labelled.weights, "--workers", workers, "--on-error", policy, "--batch", 4]
+    assert evaluate(tmp_path / "a.tar", *options, "--output", tmp_path / "report.json") == 0
+    report = read_report(tmp_path / "report.json")
+    assert (report["images"], report["top1_wrong"], report["top5_wrong"]) == (images, wrong, wrong)
+    expected = f"; expected one image ({', '.join(kind[1:] for kind in evaluation_data.EXTENSIONS)}) and its label, cls"
+    assert {entry["image"]: entry["reason"] for entry in report["unreadable"]["images"]} == {
+        "a.tar/1.png": "label '12'; the network takes 0 to 9, or the name of one of its classes",
+        "a.tar/2.png": f"a sample of png{expected}",
+        "a.tar/3": f"a sample of cls{expected}",
+        "a.tar/4": f"a sample of json{expected}",
+        "a.tar/5.jpg": f"a sample of cls, jpg, png{expected}",
+    }
+    rows = (tmp_path / "report.csv").read_text().splitlines()[1:]  # of the three with a label alone
+    assert sum(int(row.split(",")[2]) for row in rows) == (3 if policy == "wrong" else 1)
+    assert not any(row.startswith("-1,") for row in rows)
 
 
 def test_without_webdataset(labelled, monkeypatch, capsys):
@@ -185,40 +205,11 @@ def test_without_webdataset(labelled, monkeypatch, capsys):
     assert "pip install webdataset" in capsys.readouterr().err
 
 
-@pytest.fixture
-def odd_folder(tmp_path):
-    """What ImageFolder takes and what it does not."""
-    names = "b/10.png b/9.PNG b/Z.jpeg b/deep/x.webp b/deep/er/y.bmp b/z/1.png"
-    names += " b/alpha/1.png b/m/1.png b/a.txt B/1.ppm a/.h.tif"
-    for name in names.split():
-        path = tmp_path / "data" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
-    (tmp_path / "data" / "c").mkdir()
-    (tmp_path / "data" / "d").symlink_to(tmp_path / "data" / "b" / "deep")
-    (tmp_path / "data" / "loose.png").write_bytes(b"")
-    return tmp_path / "data"
-
-
-def test_the_folder_is_read_as_by_torchvision(torchvision, odd_folder):
-    from torchvision.datasets import ImageFolder
-
-    expected = ImageFolder(odd_folder, allow_empty=True)
-    folder = open_data(str(odd_folder), Outputs(5), 2)
-    assert isinstance(folder, Folder)
-    assert [(str(odd_folder / name), target) for name, target in folder.samples] == expected.samples
-    assert folder.labels == dict(enumerate(expected.classes))
-    assert evaluation_data.EXTENSIONS == torchvision.datasets.folder.IMG_EXTENSIONS
-
-
-def test_the_digest_tells_data_sets_apart(odd_folder):
-    def digest():
-        return open_data(str(odd_folder), Outputs(5), 2).digest
-
-    first = digest()
-    assert digest() == first
-    (odd_folder / "b" / "10.png").write_bytes(b"longer than before")
-    assert digest() != first
+def test_hidden_shards_are_left_out(labelled, tmp_path):
+    shutil.copy(labelled.tars / "val-001.tar", tmp_path / "a.tar")
+    (tmp_path / "._a.tar").write_bytes(b"what macOS leaves there")
+    (tmp_path / ".cache").mkdir()
+    assert open_data(str(tmp_path), TEN, 8).urls == [str(tmp_path / "a.tar")]
 
 
 def test_readers_can_be_sent_to_worker_processes(labelled):

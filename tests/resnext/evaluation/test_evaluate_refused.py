@@ -33,6 +33,22 @@ def test_options_that_are_refused(cifar, capsys, options, parts):
         assert part in captured.err
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("RANK", "x", "RANK=x: expected a whole number from 0 up"),
+        ("LOCAL_RANK", "-1", "LOCAL_RANK=-1: expected a whole number from 0 up"),
+        ("WORLD_SIZE", "0", "WORLD_SIZE=0: expected a whole number from 1 up"),
+        ("LOCAL_WORLD_SIZE", "", "LOCAL_WORLD_SIZE=: expected a whole number from 1 up"),
+        ("RANK", "1", "RANK=1: expected less than WORLD_SIZE=1"),
+    ],
+)
+def test_an_environment_that_torchrun_does_not_make_is_refused(cifar, monkeypatch, capsys, name, value, expected):
+    monkeypatch.setenv(name, value)
+    assert cifar.evaluate() == 2
+    assert capsys.readouterr().err == f"resnext: {expected}; start processes with torchrun\n"
+
+
 def test_a_crop_that_nobody_tested_is_refused(imagenet, capsys):
     assert imagenet.evaluate("--crop", "300") == 2
     assert capsys.readouterr().err == "resnext: --crop 300: expected 224 or 320\n"

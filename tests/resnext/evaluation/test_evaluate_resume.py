@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +74,20 @@ def test_a_folder_that_vanishes_is_made_again(tmp_path):
     counts = Counts({1: Errors(4, 1, 0)})
     partial.keep(7, counts)
     assert partial.resume() == {7: counts}
+
+
+def test_a_folder_that_another_process_deletes_meanwhile(tmp_path, monkeypatch):
+    partial = PartialCounts(tmp_path / "report.json", {"batch": "4"})
+    partial.open()
+    is_dir = Path.is_dir
+
+    def gone(path):
+        found = is_dir(path)
+        shutil.rmtree(path, ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", gone)
+    assert partial.discard() == 0
 
 
 def test_counts_that_nobody_says_the_run_of_are_not_taken(arguments, tmp_path, expected):
