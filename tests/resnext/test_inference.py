@@ -1,16 +1,18 @@
 """resnext.optimize: the same logits, by every way that is at hand here."""
 
 import copy
+import ctypes
 import io
 import pickle
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 import resnext
-from resnext import inference, onednn
+from resnext import huge_pages, inference, onednn
 from resnext.fold import FoldedConv, fold
 from resnext.grouping import widen, widen_fastest
 from resnext.inference import compile_package, find_compiler, optimize, piece_size, prepare
@@ -291,3 +293,36 @@ def test_wider_groups_are_the_same(model):
             assert relative_error(wide(x), conv(x)) < 1e-12
     with pytest.raises(ValueError, match="groups cannot be joined by 3"):
         widen(conv, 3)
+
+
+def test_huge_pages_for_large_new_regions_alone(monkeypatch):
+    megabyte = 2**20
+    lists = iter(
+        [
+            [(0, 64 * megabyte), (200 * megabyte, 300 * megabyte)],
+            [
+                (0, 96 * megabyte),  # has grown: others' memory in it
+                (99 * megabyte, 120 * megabyte),  # new, its first page is not huge
+                (130 * megabyte, 137 * megabyte),  # new, small
+                (200 * megabyte, 300 * megabyte),  # old
+            ],
+        ]
+    )
+    advised = []
+    monkeypatch.setattr(huge_pages, "_regions", lambda: next(lists))
+    monkeypatch.setattr(
+        ctypes, "CDLL", lambda _: SimpleNamespace(madvise=lambda *arguments: advised.append(arguments) or -1)
+    )
+    with huge_pages.huge_pages():
+        assert not advised
+    assert advised == [(100 * megabyte, 20 * megabyte, 25)]
+
+
+def test_regions_of_this_process():
+    if not huge_pages._regions():
+        pytest.skip("the system does not list the regions of memory")
+    with huge_pages.huge_pages():
+        held = torch.full((2**26,), 7, dtype=torch.uint8)  # bytes; more than malloc keeps in its heap
+    address = held.data_ptr()
+    assert any(first <= address and address + 2**26 <= last for first, last in huge_pages._regions())
+    assert (held == 7).all()
