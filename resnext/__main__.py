@@ -30,6 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (CommandError, WeightsError, OSError) as error:
         print(f"resnext: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("resnext: interrupted", file=sys.stderr)
+        return 130
     return status
 
 

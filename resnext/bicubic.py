@@ -20,15 +20,18 @@ def plan(height: int, width: int, size: int, crop: int | None) -> tuple[Tensor, 
     """
     # In tensors rather than numbers: a graph that is exported once then does it for images of any size.
     high, wide = torch.scalar_tensor(height, dtype=torch.float64), torch.scalar_tensor(width, dtype=torch.float64)
-    short = torch.minimum(high, wide)
+    lengths = torch.stack([high, wide]).unsqueeze(-1)
+    shorter = lengths.min()
+    scaled = torch.where(shorter == size, lengths, (lengths / shorter * size).floor())  # scaled_length
     if crop is None:
-        shorter = min(height, width)
-        rows, row_weights = taps(high, short, size, scaled_length(height, shorter, size))
-        columns, column_weights = taps(wide, short, size, scaled_length(width, shorter, size))
+        down = scaled_length(height, min(height, width), size)
+        across = scaled_length(width, min(height, width), size)
+        output = torch.arange(max(down, across)).expand(2, -1)
     else:
-        rows, row_weights = taps(high, short, size, crop)
-        columns, column_weights = taps(wide, short, size, crop)
-    return rows, row_weights, columns, column_weights
+        down, across = crop, crop
+        output = ((scaled - crop) / 2).ceil() + torch.arange(crop)  # the official CenterCrop's offset
+    indices, weights = taps(lengths, scaled, output)
+    return indices[0, :, :down], weights[0, :, :down], indices[1, :, :across], weights[1, :, :across]
 
 
 def scaled_length(length: int, shorter: int, size: int) -> int:
@@ -36,27 +39,30 @@ def scaled_length(length: int, shorter: int, size: int) -> int:
     return length if shorter == size else int(length / shorter * size)
 
 
-def taps(length: Tensor, shorter: Tensor, size: int, count: int) -> tuple[Tensor, Tensor]:
-    """Indices and weights for one side of the image, as `plan` returns them. `length` and `shorter`: 0-d, float64."""
-    scaled = torch.where(shorter == size, length, (length / shorter * size).floor())  # scaled_length
-    output = ((scaled - count) / 2).ceil() + torch.arange(count)  # the official CenterCrop's offset
+def taps(lengths: Tensor, scaled: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """The four neighbours of samples of resized sides, and their weights.
+
+    Sides before and after (sides, 1) and places of samples after (sides, count) -> places before and weights, both
+    (sides, 4, count). What lies beyond the last sample is the last.
+    """
     # In float32, as there: between which samples an output lies is decided by its rounding.
-    step = ((length - 1) / (scaled - 1).clamp(min=1)).float()
-    position = torch.where(output < scaled - 1, output.float() * step, (length - 1).float())  # the last is a copy
+    step = ((lengths - 1) / (scaled - 1)).float()
+    position = torch.where(output < scaled - 1, output.float() * step, (lengths - 1).float())  # the last is a copy
     left = position.floor()
-    t = position - left
+    t = (position - left).unsqueeze(1)
+    left, lengths = left.unsqueeze(1), lengths.unsqueeze(1)
 
     # the weights of the neighbours at -1, 0, 1 and 2 as polynomials in t, the constant first
     catmull_rom = [[0.0, -0.5, 1.0, -0.5], [1.0, 0.0, -2.5, 1.5], [0.0, 0.5, 2.0, -1.5], [0.0, 0.0, -0.5, 0.5]]
     c = torch.tensor(catmull_rom, dtype=torch.float32).t().unsqueeze(-1)  # (power, neighbour, 1)
     weights = ((c[3] * t + c[2]) * t + c[1]) * t + c[0]
     # a neighbour outside is 2 * p1 - p2 before the first sample, 2 * p2 - p1 after the last
-    before, after = weights[0] * (left < 1), weights[3] * (left + 2 >= length)
+    before, after = weights[:, :1] * (left < 1), weights[:, 3:] * (left + 2 >= lengths)
     outside = torch.tensor([[-1.0, 2.0, -1.0, 0.0], [0.0, -1.0, 2.0, -1.0]], dtype=torch.float32).unsqueeze(-1)
     weights = weights + outside[0] * before + outside[1] * after
 
     neighbours = left + torch.arange(-1, 3).unsqueeze(-1)
-    return torch.minimum(neighbours.clamp(min=0), length - 1).long(), weights
+    return torch.minimum(neighbours.clamp(min=0), lengths - 1).long(), weights
 
 
 def span(indices: Tensor) -> tuple[int, int]:
@@ -66,8 +72,9 @@ def span(indices: Tensor) -> tuple[int, int]:
 
 def weigh(samples: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     """The sums along the last dimension but one: (…, length, n) of any type -> (…, count, n), float32."""
-    indices, weights = indices.to(samples.device), weights.to(samples.device).unsqueeze(-1)
-    total = samples.index_select(-2, indices[0]).float() * weights[0]
-    for neighbour in range(1, 4):
-        total.addcmul_(samples.index_select(-2, indices[neighbour]).float(), weights[neighbour])
-    return total
+    indices, weights = indices.to(samples.device), weights.to(samples.device)
+    # All four neighbours at once, which takes more memory than one after the other, but one large block of it. Many
+    # blocks are given back to the system after each image and fetched again for the next, which would take most of the
+    # time.
+    near = samples.index_select(-2, indices.flatten()).float()
+    return torch.unflatten(near, -2, indices.shape).mul_(weights.unsqueeze(-1)).sum(-3)  # of (…, 4, count, n)

@@ -1,7 +1,8 @@
 """`python -m resnext evaluate`: the error of a network on labelled images, by one process or by many.
 
 Under `torchrun` the same command shares the work, and the report is the same to the last digit: which images meet in a
-batch does not depend on the processes, and what they pass on are whole numbers.
+batch does not depend on the processes, what they compute does not depend on their threads, and what they pass on are
+whole numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from resnext.evaluation_counts import Counts, PartialCounts
 from resnext.evaluation_data import Folder, Tars, open_data
 from resnext.evaluation_labels import Outputs
 from resnext.evaluation_report import make_report, per_class, summary, write_report
-from resnext.evaluation_run import count_shards
+from resnext.evaluation_run import count_shards, thread_pool
 from resnext.evaluation_transform import CROP, add_transform_options, choose_transform
 from resnext.model import ResNeXt
 from resnext.processes import Processes
@@ -34,6 +35,7 @@ from resnext.records import records
 from resnext.weights import fetch, resolve_pretrained
 from resnext.zoo import get_architecture
 
+IMAGENET_CLASSES = 1000
 MAX_WORKERS = 8  # by default
 MAX_NAMED = 20  # unreadable images named on the terminal; the report has all
 
@@ -81,18 +83,19 @@ def _evaluate(options: argparse.Namespace) -> int:
     device, workers = processes.device, options.workers
     if workers is None:
         workers = min(processes.cores, MAX_WORKERS)
+    threads = min(processes.cores, torch.get_num_threads())  # fewer where OMP_NUM_THREADS says so
     setup = _setup(options, model, data, preprocessing, device.type)
     run = _decisive(setup)
     partial = PartialCounts(path, run) if path else None
 
-    with processes.connected():
+    with processes.connected(), thread_pool(threads) as pool:
         found = _begin(processes, run, partial, options.resume)
         shards = [shard for shard in range(len(data)) if shard not in found][processes.rank :: processes.size]
         start = time.perf_counter()
         batches = load(data, shards, transform, workers=workers, pin=device.type == "cuda")
         batches = _progress(batches, data.images(shards), processes)
         mine: dict[int, Counts] = {}
-        for shard, counts in count_shards(model, batches, device, options.precision):
+        for shard, counts in count_shards(model, batches, device, options.precision, pool):
             if partial:
                 partial.keep(shard, counts)
             mine[shard] = counts
@@ -106,10 +109,10 @@ def _evaluate(options: argparse.Namespace) -> int:
                 "seconds": seconds,
                 "processes": processes.size,
                 "workers": workers,
-                "threads": torch.get_num_threads(),
+                "threads": threads,
             }
             counts = _merge({**found, **new})
-            report = make_report(counts, on_error=options.on_error, reported=_reported(setup, model), setup=setup)
+            report = make_report(counts, on_error=options.on_error, reported=_reported(setup, counts), setup=setup)
             if path:
                 write_report(path, report, per_class(counts, data.labels, outputs.names), timing)
             _show(report, timing)
@@ -195,11 +198,15 @@ def _weights_file(options: argparse.Namespace) -> Path:
     return fetch(options.weights) if "://" in options.weights else Path(options.weights)
 
 
-def _reported(setup: dict[str, Any], model: ResNeXt) -> float | None:
-    """The top-1 error that the authors report of this network, where it is tested as they did."""
+def _reported(setup: dict[str, Any], counts: Counts) -> float | None:
+    """The top-1 error that the authors report of this network, where it is tested as they did, on ImageNet's classes.
+
+    None for any other run: of another crop, pipeline or precision, or of images of some of the classes only.
+    """
     record = records().get(setup["network"].partition("_type")[0])
-    same = setup["preprocessing"].get("crop") == CROP and not setup["preprocessing"]["ten_crop"]
-    return record.top1_error if record and same and model.num_classes == 1000 else None
+    theirs = {"pipeline": "torch7", "crop": CROP, "ten_crop": False}
+    same = theirs.items() <= setup["preprocessing"].items() and setup["precision"] == "fp32"
+    return record.top1_error if record and same and counts.classes.keys() == set(range(IMAGENET_CLASSES)) else None
 
 
 def _report_path(output: str | None, resume: bool) -> Path | None:

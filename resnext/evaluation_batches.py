@@ -113,9 +113,8 @@ def _decode(data: bytes, transform: Transform) -> Tensor:
     if not data:
         raise ValueError("an empty file")
     with warnings.catch_warnings(), io.BytesIO(data) as file:
-        warnings.simplefilter(
-            "ignore"
-        )  # some of ImageNet's photographs have odd EXIF data, which matters to nobody here
+        # some of ImageNet's photographs have odd EXIF data, which matters to nobody here
+        warnings.simplefilter("ignore")
         try:
             image = Image.open(file)
         except UnidentifiedImageError:

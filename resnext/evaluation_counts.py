@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 from resnext.command_line import CommandError
 
 TOP = 5
+NO_CLASS = -1  # of a sample without a label that the network knows
 
 
 class Unreadable(NamedTuple):
-    """An image that could not be read: its name, its class, and why."""
+    """An image that could not be read: its name, its class (`NO_CLASS` where that is not known), and why."""
 
     image: str
     target: int
@@ -121,8 +122,11 @@ class PartialCounts:
 
     def discard(self) -> int:
         """Delete what is there; how many shards that was."""
-        shards = len(list(self.folder.glob("shard-*.json")))
-        shutil.rmtree(self.folder, ignore_errors=True)  # another process may be at it as well
+        try:
+            shards = len(list(self.folder.glob("shard-*.json")))
+        except FileNotFoundError:  # another process is at it as well, and was quicker
+            return 0
+        shutil.rmtree(self.folder, ignore_errors=True)
         return shards
 
     def open(self) -> None:

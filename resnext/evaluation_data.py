@@ -6,6 +6,7 @@ not depend on how many processes read them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 
 from resnext.command_line import CommandError
 from resnext.evaluation_batches import Batch, Sample, Transform, reason, stack
+from resnext.evaluation_counts import NO_CLASS
 from resnext.evaluation_labels import Outputs, match_folders, match_label
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
@@ -27,7 +29,8 @@ _KINDS = ", ".join(name.removeprefix(".") for name in EXTENSIONS)
 class Folder:
     """A folder of class folders, with the images that torchvision's ImageFolder takes in its order.
 
-    A shard is a batch. Raises CommandError where the class folders do not fit the network, or hold no image.
+    Unlike there, hidden folders are left out, and a link back does not count its images again. A shard is a batch.
+    Raises CommandError where the class folders do not fit the network, hold no image, or cannot be read.
     """
 
     format = "ImageFolder"
@@ -37,9 +40,11 @@ class Folder:
         self.labels: dict[int, str] = {}
         self.samples: list[tuple[str, int]] = []
         listing = hashlib.sha256()
+        above = Path(os.path.realpath(path))
+        outside = {str(above), *map(str, above.parents)}
         for folder, target in zip(folders, match_folders(folders, outputs, path), strict=True):
             self.labels[target] = folder
-            for root, _, names in sorted(os.walk(os.path.join(path, folder), followlinks=True)):
+            for root, names in sorted(_walk(os.path.join(path, folder), outside)):
                 for name in sorted(name for name in names if name.lower().endswith(EXTENSIONS)):
                     image = Path(root, name)
                     shown = image.relative_to(path).as_posix()
@@ -67,6 +72,7 @@ class Folder:
 class Tars:
     """WebDataset shards: samples of an image (`jpg`, `png`, …) and its label (`cls`).
 
+    A sample that is not that, or has a label that the network does not know, counts as an image that cannot be read.
     Raises CommandError where shards are not there or named twice.
     """
 
@@ -107,14 +113,17 @@ class Tars:
     def _image_and_label(self, url: str, sample: dict[str, Any]) -> Sample:
         key, names = sample["__key__"], [name for name in sample if not name.startswith("__")]
         kinds = [name for name in names if f".{name}" in EXTENSIONS]
-        if len(kinds) != 1 or "cls" not in sample:
-            raise ValueError(f"sample {key!r} has {', '.join(names)}; expected one image ({_KINDS}) and its label, cls")
+        shard = os.path.basename(urlsplit(url).path)  # without the query, which may hold a signature
+        shown = f"{shard}/{key}.{kinds[0]}" if kinds else f"{shard}/{key}"
+        target = NO_CLASS
         try:
-            target = match_label(sample["cls"].decode(errors="replace").strip(), self.outputs)
+            if "cls" in sample:
+                target = match_label(sample["cls"].decode(errors="replace").strip(), self.outputs)
+            if len(kinds) != 1 or "cls" not in sample:
+                raise ValueError(f"a sample of {', '.join(names)}; expected one image ({_KINDS}) and its label, cls")
         except ValueError as error:
-            raise ValueError(f"sample {key!r} has {error}") from None
-        name = os.path.basename(urlsplit(url).path)  # without the query, which may hold a signature
-        return Sample(f"{name}/{key}.{kinds[0]}", target, lambda: sample[kinds[0]])
+            return Sample(shown, target, functools.partial(_refuse, str(error)))
+        return Sample(shown, target, lambda: sample[kinds[0]])
 
 
 def open_data(path: str, outputs: Outputs, batch: int) -> Folder | Tars:
@@ -126,6 +135,7 @@ def open_data(path: str, outputs: Outputs, batch: int) -> Folder | Tars:
     if os.path.isdir(path):
         with os.scandir(path) as inside:
             entries = sorted(inside, key=lambda entry: entry.name)
+        entries = [entry for entry in entries if not entry.name.startswith(".")]  # .cache, .ipynb_checkpoints
         folders = [entry.name for entry in entries if entry.is_dir()]
         tars = [entry.path for entry in entries if entry.is_file() and entry.name.endswith(TARS)]
         if folders:
@@ -141,6 +151,26 @@ def open_data(path: str, outputs: Outputs, batch: int) -> Folder | Tars:
         f"{path}: expected a folder of class folders, or WebDataset shards (a folder of .tar files, shards-{{000..003}}"
         f".tar, a URL, pipe:COMMAND); {'got another file' if os.path.exists(path) else 'there is nothing'}"
     )
+
+
+def _walk(folder: str, outside: set[str]) -> Iterator[tuple[str, list[str]]]:
+    """Every folder inside with its files. A link to one that was entered, or is in `outside`, is not followed."""
+
+    def unreadable(error: OSError) -> None:
+        raise CommandError(f"{error.filename}: cannot be read: {error.strerror}; make it readable, or take it away")
+
+    entered = set(outside)
+    for root, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        if (real := os.path.realpath(root)) in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield root, names
+
+
+def _refuse(problem: str) -> bytes:
+    raise ValueError(problem)
 
 
 def _size(path: Path) -> int:
@@ -173,7 +203,12 @@ def _samples(url: str) -> Iterator[dict[str, Any]]:
     from webdataset import gopen
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    with gopen(url) as stream:
-        yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
-        while stream.read(2**20):  # a command must come to its own end, for its exit status to tell
-            pass
+    try:
+        with gopen(url) as stream:
+            yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
+            while stream.read(2**20):  # a command must come to its own end, for its exit status to tell
+                pass
+    except OSError as error:
+        if status := re.search(r"exit (-?\d+) \(read\)", str(error)):
+            raise OSError(f"the command failed with exit status {status[1]}") from None
+        raise

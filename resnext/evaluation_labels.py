@@ -53,8 +53,8 @@ def match_folders(folders: Sequence[str], outputs: Outputs, where: str) -> list[
     if len(folders) != outputs.count:
         fewer = ", or folders named by WordNet id (n01440764, …), which may be fewer" if outputs.ids else ""
         raise CommandError(
-            f"{where}: {len(folders):,} class folders ({_some(folders)}), and the network has {outputs.count:,} "
-            f"classes; expected as many (empty ones count){fewer}"
+            f"{where}: {len(folders):,} class folder{'s' * (len(folders) != 1)} ({_some(folders)}), and the network "
+            f"has {outputs.count:,} classes; expected as many (empty ones count){fewer}"
         )
     order = {name: output for output, name in enumerate(sorted(folders))}
     return [order[name] for name in folders]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from resnext.command_line import CommandError, table
-from resnext.evaluation_counts import Counts, write_atomically
+from resnext.evaluation_counts import NO_CLASS, Counts, write_atomically
 
 LEVEL = 0.95
 
@@ -75,11 +75,16 @@ def make_report(counts: Counts, *, on_error: str, reported: float | None, setup:
 
 
 def per_class(counts: Counts, labels: Mapping[int, str], names: Sequence[str]) -> str:
-    """A CSV table with a row for each class that has images: its label in the data, its name, images, errors in %."""
+    """A CSV table with a row for each class that has images: its label in the data, its name, images, errors in %.
+
+    Samples without a class are in no row.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("class", "name", "images", "top1_error", "top5_error"))
     for target, (images, top1, top5) in sorted(counts.classes.items()):
+        if target == NO_CLASS:
+            continue
         name = names[target] if names else ""
         writer.writerow((labels.get(target, target), name, images, 100 * top1 / images, 100 * top5 / images))
     return text.getvalue()
@@ -88,10 +93,12 @@ def per_class(counts: Counts, labels: Mapping[int, str], names: Sequence[str]) -
 def write_report(path: Path, report: Mapping[str, Any], classes: str, timing: Mapping[str, Any]) -> None:
     """The report at `path`, and beside it the table per class (`.csv`) and what the run took (`.timing.json`).
 
-    Each appears under its name whole or not at all, the report last. Raises OSError.
+    These take the place of `.json` in its name, and are appended to any other. Each appears under its name whole or not
+    at all, the report last. Raises OSError.
     """
-    write_atomically(path.with_suffix(".csv"), classes)
-    write_atomically(path.with_suffix(".timing.json"), _json(timing))
+    name = path.name.removesuffix(".json")
+    write_atomically(path.with_name(f"{name}.csv"), classes)
+    write_atomically(path.with_name(f"{name}.timing.json"), _json(timing))
     write_atomically(path, _json(report))
 
 

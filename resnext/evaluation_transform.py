@@ -65,7 +65,7 @@ def add_transform_options(parser: argparse.ArgumentParser) -> None:
         default="torch7",
         help="torch7: as the authors did it (default); torchvision: bilinear, antialiased, as its own networks have it",
     )
-    parser.add_argument("--crop", type=int, metavar="PX", help=f"side of the crop; default: {CROP}")
+    parser.add_argument("--crop", type=int, metavar="PX", help=f"side of the crop: {CROP} (default) or 320")
     parser.add_argument("--ten-crop", action="store_true", help="the mean over corners and centre, and these mirrored")
 
 

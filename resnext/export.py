@@ -16,6 +16,7 @@ from resnext.aoti import CompilerError
 from resnext.command_line import CommandError, Parser, add_model_options, load_model, table
 from resnext.export_formats import FORMATS, OPSET, largest_error, write
 from resnext.export_job import Job, Options, make_job
+from resnext.fold import allowed_error
 from resnext.inference import PRECISIONS, TOLERANCE
 from resnext.model import ResNeXt
 from resnext.provenance import find_weights
@@ -123,7 +124,7 @@ def export(
 
     Raises TypeError for another module than a ResNeXt with logits; ValueError for arguments that contradict each other
     and for a network that cannot be folded (`resnext.fold`); ModuleNotFoundError for a package that the format needs;
-    MismatchError where the logits are further off than `resnext.inference.TOLERANCE`; `aoti.CompilerError`; OSError.
+    MismatchError where the logits are further off than `resnext.optimize` allows; `aoti.CompilerError`; OSError.
     Whenever it raises, what lay at `path` still does.
     """
     path, weights = Path(path), None if weights is None else Path(weights)
@@ -175,6 +176,9 @@ def _check(job: Job, temporary: Path, path: Path) -> float:
     except Exception as failure:  # each runtime has its own
         reason = str(failure).strip().splitlines()[0]
         raise MismatchError(f"{path}: not written, for {runtime} does not take it: {reason}") from failure
+    if not error <= limit:
+        dtype = PRECISIONS[job.options.precision]
+        limit = allowed_error(job.network, job.module.preprocess(job.images[0]), dtype, limit)
     if not error <= limit:
         raise MismatchError(
             f"{path}: not written, for the logits that {runtime} computes are off by {error:.1e} (relative); "

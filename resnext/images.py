@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -20,31 +22,39 @@ if TYPE_CHECKING:
 EXTENSIONS = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MAX_DOWNLOAD = 64 * 2**20  # bytes; photographs have a few million
 _CHUNK = 2**16
+# how urllib3 begins what it says of a connection, in all its versions
+_CONNECTION = re.compile(r"<?[\w.]*HTTPS?Connection(Pool)?(\([^)]*\)| object)( at \w+)?>?[:,] ?")
 
 
 class ImageError(ValueError):
-    """An image that cannot be had. Says which, what was expected and what came."""
+    """An image that cannot be had: which (`source`), and what was expected and what came (`problem`)."""
+
+    def __init__(self, source: str, problem: str) -> None:
+        super().__init__(source, problem)
+        self.source, self.problem = source, problem
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.problem}"
 
 
-def find_images(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The images that the arguments name, in their order, and what is wrong with the other arguments.
+def find_images(arguments: Sequence[str]) -> list[str | ImageError]:
+    """The images that the arguments name, in their order; an error in the place of what is none.
 
     A folder stands for all image files inside, however deep, sorted; hidden ones are left out, links are followed. What
     has `://` in it is taken for a URL, and not looked at yet.
     """
-    images: list[str] = []
-    problems: list[str] = []
+    found: list[str | ImageError] = []
     for argument in arguments:
         if os.path.isdir(argument):
-            inside = sorted(_files_inside(Path(argument), problems))
-            images += map(str, inside)
+            inside = sorted(_files_inside(Path(argument), found))
+            found += map(str, inside)
             if not inside:
-                problems.append(f"{argument}: no image files inside ({', '.join(EXTENSIONS)})")
+                found.append(ImageError(argument, f"no image files inside ({', '.join(EXTENSIONS)})"))
         elif is_url(argument) or os.path.exists(argument):
-            images.append(argument)
+            found.append(argument)
         else:
-            problems.append(f"{argument}: no such file or folder")
-    return images, problems
+            found.append(ImageError(argument, "no such file or folder"))
+    return found
 
 
 def is_url(source: str) -> bool:
@@ -60,9 +70,9 @@ def local_path(source: str) -> Path | None:
     return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
 
 
-def _files_inside(folder: Path, problems: list[str]) -> Iterator[Path]:
+def _files_inside(folder: Path, problems: list[str | ImageError]) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
-        problems.append(f"{error.filename}: cannot be read: {error.strerror}")
+        problems.append(ImageError(str(error.filename), f"cannot be read: {error.strerror}"))
 
     entered: set[str] = set()
     for root, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
@@ -84,23 +94,26 @@ def read_image(source: str, *, patience: Patience = PATIENCE) -> Image:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with _open(source, patience) as file:
+        with _open(source, patience) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd EXIF data, and of sizes that Pillow finds suspicious but reads
             head = file.read(256)
             if looks := foreign(head) or ("an empty file" if not head else None):
-                raise ImageError(f"expected an image, got {looks}")
+                raise ImageError(source, f"expected an image, got {looks}")
             file.seek(0)
             image = Image.open(file)
             image.load()
         return image
-    except (ImageError, DownloadError) as error:
-        raise ImageError(f"{source}: {error}") from None
+    except ImageError:
+        raise
+    except DownloadError as error:
+        raise ImageError(source, str(error).replace(f"refused {source}: ", "refused: ")) from None
     except UnidentifiedImageError:
-        raise ImageError(f"{source}: expected an image that Pillow reads (JPEG, PNG, …), got something else") from None
+        raise ImageError(source, "expected an image that Pillow reads (JPEG, PNG, …), got something else") from None
     except MemoryError:
-        raise ImageError(f"{source}: too large for this machine's memory") from None
+        raise ImageError(source, "too large for this machine's memory") from None
     except Exception as error:  # a damaged image raises whatever it likes
         detail = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{source}: cannot be read: {detail}") from None
+        raise ImageError(source, f"cannot be read: {detail}") from None
 
 
 def _open(source: str, patience: Patience) -> BinaryIO:
@@ -132,4 +145,10 @@ def _fetch(url: str, patience: Patience) -> bytes:
                     raise DownloadError(f"expected an image of at most {MAX_DOWNLOAD >> 20} MiB, the server has more")
             return bytes(body)
     except requests.RequestException as error:
-        raise DownloadError(reason(error)) from None
+        raise DownloadError(_without_connection(reason(error))) from None
+
+
+def _without_connection(text: str) -> str:
+    """What urllib3 says of a connection, without naming its classes and their addresses in memory."""
+    text = _CONNECTION.sub("", text)
+    return text[2:-2] if text.startswith("('") else text  # some of its errors are pairs: connection, text

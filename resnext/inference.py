@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from resnext import onednn
-from resnext.fold import FoldedResNeXt, check_model, fold, relative_error
+from resnext.fold import FoldedResNeXt, allowed_error, check_model, fold, relative_error
 from resnext.grouping import widen_fastest
 from resnext.huge_pages import huge_pages
 from resnext.model import ResNeXt
@@ -98,7 +98,8 @@ def optimize(
             where it can. The result's `backend` says which it was.
 
     Returns an `OptimizedResNeXt`. Its logits are held against those of `model` in double precision, for the first two
-    images of the example: within 1e-5 (relative) in fp32 and 2e-2 in bf16 and fp16.
+    images of the example: within 1e-5 (relative) in fp32 and 2e-2 in bf16 and fp16, or within twice the error of the
+    network itself in that precision where that is more (random weights magnify rounding).
 
     Raises TypeError for another module than a ResNeXt; ValueError for unknown arguments, for an example that does not
     fit, and for a network that cannot be folded; RuntimeError where there is no compiler for "inductor", and where the
@@ -130,11 +131,13 @@ def optimize(
         else:
             run = (_compile if backend == "inductor" else _run_eagerly)(network, part)
     result = OptimizedResNeXt(run, example, backend, precision, piece)
-    difference = relative_error(result(example[: expected.shape[0]]), expected)
-    if not difference <= TOLERANCE[precision]:
+    difference, limit = relative_error(result(example[: expected.shape[0]]), expected), TOLERANCE[precision]
+    if not difference <= limit:
+        limit = allowed_error(model, example, dtype, limit)
+    if not difference <= limit:
         raise RuntimeError(
             f"the logits in {precision} differ by {difference:.1e} from the network's, expected at most "
-            f"{TOLERANCE[precision]:.0e}; give " + ("backend='eager'" if precision == "fp32" else "precision='fp32'")
+            f"{limit:.0e}; give " + ("backend='eager'" if precision == "fp32" else "precision='fp32'")
         )
     return result
 

@@ -154,7 +154,7 @@ class ResNeXt(nn.Module):
         Raises ValueError for options that contradict each other.
         """
         pool = self.global_pool if global_pool is None else global_pool
-        check_head(num_classes, self.dropout.p, pool)
+        check_head(num_classes, 0.0, pool)  # the dropout that is there is no choice of this call
         if global_pool is not None:
             self.avgpool, self.flatten, self.global_pool = make_pool(pool), make_flatten(pool), pool
         like = self.conv1.weight
@@ -170,6 +170,13 @@ class ResNeXt(nn.Module):
         for stage in self.modules():
             if isinstance(stage, CheckpointedSequential):
                 stage.checkpointed = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Patterns of the names of parameters that form a layer each, for timm's learning rates by depth.
+
+        Stem, bottlenecks (stages if `coarse`), and what no pattern matches: the classifier.
+        """
+        return {"stem": r"conv1|bn1", "blocks": r"layer(\d+)" if coarse else r"layer(\d+)\.(\d+)"}
 
     def preprocess(self, image: Any) -> Tensor:
         """The input that these weights were trained on; see `resnext.preprocess`, whose module `preprocessing` names.

@@ -22,9 +22,11 @@ from resnext.explain import map_features
 from resnext.images import ImageError, find_images, is_url, local_path, read_image
 from resnext.model import ResNeXt
 from resnext.plot import BARS, MAX_ROWS, Row, save
-from resnext.preprocess import SETTINGS
+from resnext.preprocess import SETTINGS, CifarPreprocess, get_preprocess
 
+_TOP = 5
 _PIXELS_AT_ONCE = 16 * 224 * 224  # that go through the network together
+_MAX_PIXELS = 2**20  # of an image that is not resized: already some 6 GB in ResNeXt-29, 8x64d
 
 
 def add_command(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -32,7 +34,7 @@ def add_command(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = commands.add_parser("predict", help="what is in an image, by name")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image file, a folder of them, or a URL")
     add_model_options(parser)
-    parser.add_argument("--top", type=_positive, default=5, metavar="N", help="classes for each image; default: 5")
+    parser.add_argument("--top", type=_positive, metavar="N", help=f"classes for each image; default: {_TOP}")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument(
         "--plot",
@@ -53,28 +55,39 @@ def _positive(text: str) -> int:
 def _predict(options: argparse.Namespace) -> int:
     """The exit status: 0, 1 where images were skipped, 2 where all were."""
     _need("PIL", "pillow", "predict")
-    sources, problems = find_images(options.images)
+    found = find_images(options.images)
+    sources = [source for source in found if isinstance(source, str)]
     if options.plot is not None:
         _check_plot(options.plot, sources)
     entries: list[dict[str, Any]] = []
+    skipped: list[ImageError] = []
     rows: list[Row] = []
+    results: Iterable[_Result | ImageError] = (error for error in found if isinstance(error, ImageError))
     if sources:
         model = load_model(options.arch, options.weights)
-        preprocess = _preprocessing(model, options.top)
+        _check_network(model, options.top)
+        top = options.top or _TOP
         names = output_names(model.preprocessing, model.num_classes)
         ids = output_ids(model.preprocessing, model.num_classes)
-        for result in _results(model, _read(sources, preprocess, problems), max(options.top, BARS)):
-            entries.append(_entry(result, options.top, names, ids))
+        results = _results(model, _read(found, model.preprocessing), max(top, BARS))
+    for result in results:
+        if isinstance(result, ImageError):
+            skipped.append(result)
+            entries.append({"image": result.source, "error": result.problem})
+        else:
+            entries.append(_entry(result, top, names, ids))
             if options.plot is not None:
                 rows.append(_row(result, names, model.preprocessing))
-    for problem in problems:
-        print(f"resnext: skipped {problem}", file=sys.stderr)
-    if not entries:
-        return 2
-    if options.plot is not None:
+    if sys.stderr is not None:  # closed: print would take stdout
+        for error in skipped:
+            print(f"resnext: skipped {error}", file=sys.stderr)
+    if rows:
         save(rows, options.plot)
-    print(json.dumps(entries, indent=2) if options.json else _printable("\n".join(map(_text, entries))))
-    return 1 if problems else 0
+    if options.json:
+        print(json.dumps(entries, indent=2))
+    elif len(skipped) < len(entries):
+        print(_printable("\n".join(_text(entry) for entry in entries if "error" not in entry)))
+    return 0 if not skipped else 1 if len(skipped) < len(entries) else 2
 
 
 @dataclass(frozen=True)
@@ -88,46 +101,84 @@ class _Result:
     probabilities: list[float]
 
 
-def _results(model: ResNeXt, images: Iterable[tuple[str, Tensor]], count: int) -> Iterator[_Result]:
+def _results(
+    model: ResNeXt, images: Iterable[tuple[str, Tensor] | ImageError], count: int
+) -> Iterator[_Result | ImageError]:
+    """One for each image, in their order; errors stay what they are."""
     for batch in _batches(images):
+        if isinstance(batch, ImageError):
+            yield batch
+            continue
         sources, inputs = zip(*batch, strict=True)
-        with torch.inference_mode():
-            features = model.forward_features(torch.stack(inputs))
-            probabilities, classes = model.forward_head(features).softmax(1).topk(min(count, model.num_classes))
-            maps = map_features(model, features, classes[:, 0])
+        try:
+            with torch.inference_mode():
+                features = model.forward_features(torch.stack(inputs))
+                probabilities, classes = model.forward_head(features).softmax(1).topk(min(count, model.num_classes))
+                maps = map_features(model, features, classes[:, 0])
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            height, width = inputs[0].shape[1:]
+            problem = f"this machine's memory is too small for the network at {width} x {height} pixels"
+            yield from (ImageError(source, problem) for source in sources)
+            continue
         if not probabilities.isfinite().all():
             raise CommandError(f"the network gives no finite logits for {sources[0]} …: are its weights whole?")
         yield from map(_Result, sources, inputs, maps, classes.tolist(), probabilities.tolist())
 
 
-def _batches(images: Iterable[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor]]]:
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)  # torch has no class for it
+
+
+def _batches(images: Iterable[tuple[str, Tensor] | ImageError]) -> Iterator[list[tuple[str, Tensor]] | ImageError]:
     """Neighbours of one size together, as many as fit; only CIFAR's preprocessing leaves images of several sizes."""
     batch: list[tuple[str, Tensor]] = []
-    for source, image in images:
-        pixels = (len(batch) + 1) * image.shape[1] * image.shape[2]
-        if batch and (image.shape != batch[0][1].shape or pixels > _PIXELS_AT_ONCE):
+    for image in images:
+        if batch and (isinstance(image, ImageError) or not _fits(image[1], batch)):
             yield batch
             batch = []
-        batch.append((source, image))
+        if isinstance(image, ImageError):
+            yield image
+        else:
+            batch.append(image)
     if batch:
         yield batch
 
 
-def _read(sources: list[str], preprocess: nn.Module, problems: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """Each image that can be read, preprocessed; `problems` gets the others."""
+def _fits(image: Tensor, batch: Sequence[tuple[str, Tensor]]) -> bool:
+    _, height, width = image.shape
+    return image.shape == batch[0][1].shape and (len(batch) + 1) * height * width <= _PIXELS_AT_ONCE
+
+
+def _read(found: Sequence[str | ImageError], data_set: str) -> Iterator[tuple[str, Tensor] | ImageError]:
+    """Each image, preprocessed; an error in the place of one that cannot be read or used."""
     from torch.hub import tqdm  # type: ignore[attr-defined]  # tqdm, or a plain stand-in where it is not installed
 
-    with tqdm(total=len(sources), unit="image", disable=not sys.stderr.isatty()) as bar:
-        for source in sources:
-            try:
-                image = preprocess(read_image(source))
-            except ImageError as error:
-                problems.append(str(error))
-            except ValueError as error:  # one that cannot be preprocessed
-                problems.append(f"{source}: {error}")
-            else:
-                yield source, image
+    preprocess = get_preprocess(data_set)
+    with tqdm(total=len(found), unit="image", disable=sys.stderr is None or not sys.stderr.isatty()) as bar:
+        for source in found:
+            yield source if isinstance(source, ImageError) else _read_one(source, preprocess)
             bar.update(1)
+
+
+def _read_one(source: str, preprocess: nn.Module) -> tuple[str, Tensor] | ImageError:
+    try:
+        image = read_image(source)
+        if isinstance(preprocess, CifarPreprocess) and image.width * image.height > _MAX_PIXELS:
+            raise ValueError(
+                f"{image.width} x {image.height} pixels, which this network takes as they are; expected at most "
+                f"{_MAX_PIXELS:,} (it was trained on 32 x 32): resize the image first"
+            )
+        return source, preprocess(image)
+    except ImageError as error:
+        return error
+    except (ValueError, MemoryError, RuntimeError) as error:  # one that cannot be preprocessed
+        if _is_out_of_memory(error):
+            return ImageError(source, "too large for this machine's memory")
+        if isinstance(error, ValueError):
+            return ImageError(source, str(error))
+        raise
 
 
 def _need(module: str, package: str, what: str) -> None:
@@ -152,14 +203,12 @@ def _check_plot(path: Path, sources: Sequence[str]) -> None:
         raise CommandError(f"argument --plot: expected at most {MAX_ROWS} images, got {len(sources)}")
 
 
-def _preprocessing(model: ResNeXt, top: int) -> nn.Module:
-    """How images become the network's input, if the network can do what is asked for."""
-    if top > model.num_classes:
+def _check_network(model: ResNeXt, top: int | None) -> None:
+    """Refuse what the network cannot do."""
+    if top is not None and top > model.num_classes:
         raise CommandError(f"argument --top: expected at most the network's {model.num_classes} classes, got {top}")
-    try:
-        return model.preprocess
-    except ValueError as error:  # not three channels
-        raise CommandError(str(error)) from None
+    if model.in_channels != 3:
+        raise CommandError(f"the network takes images of {model.in_channels} channels; expected 3 (RGB)")
 
 
 def _entry(result: _Result, top: int, names: Sequence[str], ids: Sequence[str | None]) -> dict[str, Any]:
@@ -182,8 +231,8 @@ def _text(entry: dict[str, Any]) -> str:
 
 
 def _printable(text: str) -> str:
-    """Names of files may have characters that stdout has not."""
-    encoding = sys.stdout.encoding or "utf-8"
+    """Names of files may have characters that stdout has not. Stdout is None where it is closed."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 

@@ -89,7 +89,7 @@ class Torch7Preprocess(nn.Module):
         image = check_pil(image)
         rows, row_weights, columns, column_weights = plan(image.height, image.width, self.resize, self.crop)
         (left, right), (top, bottom) = span(columns), span(rows)
-        kept = to_pixels(image.crop((left, top, right, bottom)))
+        kept = to_pixels(image, (left, top, right, bottom))
         lines = weigh(kept.flatten(1), rows - top, row_weights)  # (crop, W * 3)
         side = lines.t().contiguous().view(right - left, -1)  # (W, 3 * crop)
         pixels = weigh(side, columns - left, column_weights).t().contiguous()

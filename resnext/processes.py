@@ -28,10 +28,9 @@ class Processes:
 
     @classmethod
     def from_environment(cls) -> Processes:
-        """As torchrun's environment variables tell."""
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        defaults = ("0", "1", "0", "1")
-        return cls(*(int(os.environ.get(name, default)) for name, default in zip(names, defaults, strict=True)))
+        """As torchrun's environment variables tell. Raises CommandError where they cannot be."""
+        rank, size = _place("RANK", "WORLD_SIZE")
+        return cls(rank, size, *_place("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
 
     @property
     def device(self) -> torch.device:
@@ -73,6 +72,20 @@ class Processes:
         with _one_line():
             dist.all_gather_object(values, value)
         return values
+
+
+def _place(rank_name: str, size_name: str) -> tuple[int, int]:
+    """The values of two environment variables: a number, and how many there are."""
+    values = []
+    for name, default, least in ((rank_name, "0", 0), (size_name, "1", 1)):
+        text = os.environ.get(name, default)
+        if not text.isdecimal() or int(text) < least:
+            raise CommandError(f"{name}={text}: expected a whole number from {least} up; start processes with torchrun")
+        values.append(int(text))
+    rank, size = values
+    if rank >= size:
+        raise CommandError(f"{rank_name}={rank}: expected less than {size_name}={size}; start processes with torchrun")
+    return rank, size
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+import resnext
 from tests.conftest import ROOT
 
 ENTRIES = sorted(
@@ -48,8 +49,11 @@ def test_load_from_a_cached_repository(hub, sample):
     assert model.fc.weight.shape == (10, 1024)
 
 
-@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry != "from_checkpoint"])
-def test_every_network_is_built_from_this_folder(entry):
+NETWORKS = [entry for entry in ENTRIES if entry != "from_checkpoint"]
+
+
+@pytest.mark.parametrize("entry", [entry for entry in NETWORKS if entry.endswith("C") or "50" in entry])
+def test_networks_are_built_from_this_folder(entry):
     with torch.device("meta"):
         model = torch.hub.load(str(ROOT), entry, source="local")
     depth, cardinality = int(entry[7:].split("_")[0]), int(entry.split("_")[1].split("x")[0])
@@ -58,6 +62,14 @@ def test_every_network_is_built_from_this_folder(entry):
     assert sum(len(getattr(model, f"layer{stage}")) for stage in range(1, 5 if depth > 29 else 4)) * 3 + 2 == depth
     assert (block.conv2.groups if entry[-1] == "C" else len(block.paths)) == cardinality
     assert model.fc.out_features == (10 if depth == 29 else 1000)
+
+
+@pytest.mark.parametrize("entry", NETWORKS)
+def test_entries_hand_everything_on(entry, monkeypatch):
+    monkeypatch.setattr(resnext, "create", lambda *arguments, **options: (arguments, options))
+    found = torch.hub.load(str(ROOT), entry, True, False, source="local", weights="w", in_channels=1, drop_rate=0.1)
+    expected = {"pretrained": True, "progress": False, "weights": "w", "num_classes": None, "in_channels": 1}
+    assert found == ((entry,), expected | {"drop_rate": 0.1})
 
 
 def test_building_and_loading_a_pth_imports_nothing_but_torch(tmp_path):
@@ -81,3 +93,18 @@ print(sorted({{m.split('.')[0] for m in set(sys.modules) - before}} - set(sys.st
     assert run.returncode == 0, run.stderr
     imported = set(eval(run.stdout))
     assert imported <= {"resnext", "hubconf", "torch"}, imported
+
+
+def test_modules_are_there_on_demand():
+    script = """
+import sys, resnext
+assert 'resnext.preprocess' not in sys.modules
+assert resnext.preprocess.Torch7Preprocess(64, 56).crop == 56
+assert resnext.explain.class_activation_map and resnext.forms.convert_state_dict
+try:
+    resnext.optimise
+except AttributeError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout == "module 'resnext' has no attribute 'optimise'\n"

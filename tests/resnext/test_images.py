@@ -1,7 +1,9 @@
 """Images by file, folder and URL, and everything that is wrong with them."""
 
 import os
+import socket
 import sys
+import warnings
 
 import pytest
 from PIL import Image
@@ -29,35 +31,35 @@ def touch(folder, *names):
 def test_folders_stand_for_the_image_files_inside(tmp_path):
     touch(tmp_path, "b/z.JPG", "b/a.png", "b/c/d/e.webp", "a.tiff", "b.bmp", "note.txt", "x.npz", "c.jpeg.part")
     touch(tmp_path, ".hidden.png", ".thumbnails/a.png", "b/._z.jpg")
-    images, problems = find_images([str(tmp_path / "note.txt"), str(tmp_path), "https://host/a.jpg"])
+    images = find_images([str(tmp_path / "note.txt"), str(tmp_path), "https://host/a.jpg"])
     inside = [os.path.relpath(path, tmp_path) for path in images[:-1]]
     assert inside == ["note.txt", "a.tiff", "b/a.png", "b/c/d/e.webp", "b/z.JPG", "b.bmp"]  # a named file may be any
     assert images[-1] == "https://host/a.jpg"
-    assert problems == []
 
 
 def test_links_are_followed_and_never_in_circles(tmp_path):
     touch(tmp_path, "elsewhere/a.png", "photos/b.png")
     (tmp_path / "photos" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "photos")
-    images, problems = find_images([str(tmp_path / "photos")])
+    images = find_images([str(tmp_path / "photos")])
     assert [os.path.relpath(path, tmp_path / "photos") for path in images] == ["b.png", "linked/a.png"]
-    assert problems == []
 
 
-def test_what_names_no_image_is_told(tmp_path, monkeypatch):
+def test_what_names_no_image_is_told_in_its_place(tmp_path, monkeypatch):
     touch(tmp_path, "empty/note.txt")
-    images, problems = find_images([str(tmp_path / "absent.png"), str(tmp_path / "empty")])
-    assert images == []
-    assert problems[0] == f"{tmp_path / 'absent.png'}: no such file or folder"
-    assert problems[1].startswith(f"{tmp_path / 'empty'}: no image files inside (.avif, .bmp, ")
-    assert len(problems) == 2
+    absent, image, empty = find_images([str(tmp_path / "absent.png"), "https://host/a.jpg", str(tmp_path / "empty")])
+    assert image == "https://host/a.jpg"
+    assert (absent.source, absent.problem) == (str(tmp_path / "absent.png"), "no such file or folder")
+    assert str(absent) == f"{tmp_path / 'absent.png'}: no such file or folder"
+    assert empty.source == str(tmp_path / "empty")
+    assert empty.problem.startswith("no image files inside (.avif, .bmp, ")
 
     def forbidden(folder):  # root may read everything
         raise PermissionError(13, "Permission denied", str(folder))
 
     monkeypatch.setattr(os, "scandir", forbidden)
-    assert f"{tmp_path / 'empty'}: cannot be read: Permission denied" in find_images([str(tmp_path / "empty")])[1]
+    said = list(map(str, find_images([str(tmp_path / "empty")])))
+    assert said[0] == f"{tmp_path / 'empty'}: cannot be read: Permission denied"
 
 
 def test_file_and_urls_give_the_same(png, site):
@@ -111,6 +113,10 @@ def test_an_image_too_large_to_decode(png, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ImageError, match=r"picture\.png: cannot be read: Image size .* exceeds limit"):
         read_image(str(png))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # suspicious, for Pillow, but read
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(str(png)).size == (40, 33)
     monkeypatch.setattr(Image, "open", lambda file: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(ImageError, match="too large for this machine's memory"):
         read_image(str(png))
@@ -125,7 +131,7 @@ def test_a_file_that_may_not_be_read(png, tmp_path):
 
 @pytest.mark.parametrize(
     ("url", "message"),
-    [("http://example.com/a.png", "http is not safe"), ("ftp://a/b.png", "expected https://, file:// or http://"),
+    [("http://example.com/a.png", "refused: http is not safe"), ("ftp://a/b.png", "refused: expected https://, file://"),
      ("file://elsewhere/a.png", "a file of another machine"), ("https://[", "Invalid IPv6 URL"),
      ("https://example.com/a.png", "tests are offline")],
 )  # fmt: skip
@@ -133,7 +139,35 @@ def test_urls_that_are_refused(url, message):
     with pytest.raises(ImageError) as caught:
         read_image(url, patience=IMPATIENT)
     assert str(caught.value).startswith(f"{url}: ")
+    assert str(caught.value).count(url) == 1
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "plain"),
+    [
+        ("HTTPSConnection(host='a.b', port=443): Failed to resolve 'a.b'", "Failed to resolve 'a.b'"),
+        ("HTTPConnectionPool(host='a.b', port=80): Read timed out.", "Read timed out."),
+        ("<urllib3.connection.HTTPSConnection object at 0x7f12>: Failed to connect", "Failed to connect"),
+        ("(<HTTPSConnection(host='a.b', port=443) at 0x7f12>, 'Connection to a.b timed out.')",
+         "Connection to a.b timed out."),
+        ("an image (of an HTTPSConnection)", "an image (of an HTTPSConnection)"),
+    ],
+)  # fmt: skip
+def test_errors_of_connections_name_no_class(monkeypatch, said, plain):
+    monkeypatch.setattr("resnext.images.reason", lambda error: said)
+    with pytest.raises(ImageError) as caught:
+        read_image("https://example.com/a.png", patience=IMPATIENT)
+    assert caught.value.problem == plain
+
+
+def test_a_server_that_is_not_there():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.png"
+        with pytest.raises(ImageError, match=r": Failed to establish a new connection: .*refused$") as caught:
+            read_image(url, patience=IMPATIENT)
+    assert "HTTPConnection" not in str(caught.value)
 
 
 def test_what_a_server_does_wrong(png, server, site, monkeypatch):

@@ -3,6 +3,7 @@
 import copy
 import ctypes
 import io
+import mmap
 import pickle
 import warnings
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from torch import nn
 
 import resnext
 from resnext import huge_pages, inference, onednn
-from resnext.fold import FoldedConv, fold
+from resnext.fold import FoldedConv, allowed_error, fold
 from resnext.grouping import widen, widen_fastest
 from resnext.inference import compile_package, find_compiler, optimize, piece_size, prepare
 from tests.conftest import randomize, relative_error
@@ -232,6 +233,7 @@ def test_networks_that_cannot_be_folded():
 
 def test_a_result_that_is_off(model, monkeypatch):
     monkeypatch.setitem(inference.TOLERANCE, "bf16", 1e-6)
+    monkeypatch.setattr(inference, "allowed_error", lambda model, x, dtype, least: least)
     with pytest.raises(RuntimeError, match=r"the logits in bf16 differ by .*, expected at most 1e-06; give precision="):
         optimize(model, images(1), "bf16", "eager")
 
@@ -319,10 +321,20 @@ def test_huge_pages_for_large_new_regions_alone(monkeypatch):
 
 
 def test_regions_of_this_process():
-    if not huge_pages._regions():
+    regions = huge_pages._regions()
+    if not regions:
         pytest.skip("the system does not list the regions of memory")
-    with huge_pages.huge_pages():
-        held = torch.full((2**26,), 7, dtype=torch.uint8)  # bytes; more than malloc keeps in its heap
-    address = held.data_ptr()
+    held = mmap.mmap(-1, 2**26)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(held))
     assert any(first <= address and address + 2**26 <= last for first, last in huge_pages._regions())
-    assert (held == 7).all()
+    with huge_pages.huge_pages():
+        new = mmap.mmap(-1, 2**26)
+        new.write(b"weights")
+    assert new[:7] == b"weights"
+
+
+def test_a_network_that_magnifies_rounding_is_held_against_itself(model, monkeypatch):
+    monkeypatch.setitem(inference.TOLERANCE, "bf16", 1e-9)
+    assert optimize(model, images(1), "bf16", "eager").precision == "bf16"
+    assert allowed_error(model, images(1), torch.bfloat16, 0.5) == 0.5
+    assert 1e-4 < allowed_error(model, images(1), torch.bfloat16, 0.0) < 0.1

@@ -1,4 +1,4 @@
-"""`python -m resnext predict`, from the command line to the plot."""
+"""`python -m resnext predict`, from images to names."""
 
 import fcntl
 import io
@@ -15,47 +15,22 @@ import torch
 from PIL import Image
 
 import resnext
-from resnext import plot, predict
+from resnext import predict
 from resnext.__main__ import main
-from resnext.architecture import Architecture
 from resnext.classes import class_names, wordnet_ids
-from tests.conftest import FIXTURES, ROOT, randomize
-
-SIZES = ((40, 33), (32, 32), (32, 32), (64, 48))  # width, height
-IMAGENET = Architecture((1, 1, 1, 1), cardinality=2, base_width=4)
-
-
-def save(architecture, path):
-    torch.manual_seed(0)
-    model = randomize(architecture.build())
-    with torch.no_grad():
-        model.fc.weight.mul_(3)  # so that probabilities differ between images
-    torch.save(model.state_dict(), path)
-    return path
+from resnext.command_line import Parser
+from tests.conftest import ROOT
+from tests.resnext.prediction import SIZES, make_photos, make_weights, refused, run
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Networks for CIFAR-10, for ImageNet, and for nobody's three classes."""
-    folder = tmp_path_factory.mktemp("weights")
-    cifar = Architecture((1, 1, 1), cardinality=4, base_width=8, stem="cifar", num_classes=10)
-    return {
-        "cifar10": save(cifar, folder / "cifar10.pth"),
-        "imagenet": save(IMAGENET, folder / "imagenet.pth"),
-        "three": save(Architecture((1, 1, 1), 4, 8, stem="cifar", num_classes=3), folder / "three.pth"),
-        "grey": save(Architecture((1, 1, 1), 4, 8, stem="cifar", in_channels=1), folder / "grey.pth"),
-    }
+    return make_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder with images of several sizes; neighbours that are alike go through the network together."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number, size in enumerate(SIZES):
-        channels = [Image.effect_noise(size, 30 + 40 * number) for _ in "RGB"]
-        Image.merge("RGB", channels).save(folder / f"{number}.png")
-    return folder
+    return make_photos(tmp_path / "photos")
 
 
 def expected(weights, path, top):
@@ -64,24 +39,6 @@ def expected(weights, path, top):
     with torch.no_grad(), Image.open(path) as image:
         probabilities = model(model.preprocess(image)[None]).softmax(1)[0]
     return [(index, probabilities[index].item()) for index in probabilities.argsort(descending=True)[:top].tolist()]
-
-
-def run(capsys, *arguments, status=0):
-    """What the command says on stdout and stderr."""
-    try:
-        got = main(["predict", *map(str, arguments)])
-    except SystemExit as error:
-        got = error.code
-    said = capsys.readouterr()
-    assert got == status, said.err
-    return said.out, said.err
-
-
-def refused(capsys, *arguments):
-    out, error = run(capsys, *arguments, status=2)
-    assert out == ""
-    assert error.count("\n") == 1
-    return error
 
 
 @pytest.mark.parametrize("data_set", ["cifar10", "imagenet"])
@@ -114,8 +71,11 @@ def test_text(capsys, photos, weights):
 
 
 def test_a_network_of_other_classes(capsys, photos, weights):
-    out, _ = run(capsys, photos / "1.png", "--weights", weights["three"], "--top", 3)
-    assert sorted(line.partition("%  ")[2] for line in out.splitlines()[1:]) == ["class 0", "class 1", "class 2"]
+    options = (photos / "1.png", "--weights", weights["three"])
+    for top in ((), ("--top", 3)):  # by default all, where there are fewer than five
+        out, _ = run(capsys, *options, *top)
+        assert sorted(line.partition("%  ")[2] for line in out.splitlines()[1:]) == ["class 0", "class 1", "class 2"]
+    assert "argument --top: expected at most the network's 3 classes, got 5" in refused(capsys, *options, "--top", 5)
 
 
 def test_grey_and_transparent_images_and_what_is_named_as_url(capsys, photos, weights, site):
@@ -161,7 +121,12 @@ def test_bad_images_are_named_and_skipped(capsys, photos, weights, tmp_path):
     (photos / "bad.png").write_bytes(b"not a picture")
     arguments = [photos, tmp_path / "absent.png", "--weights", weights["cifar10"], "--json"]
     out, error = run(capsys, *arguments, status=1)
-    assert len(json.loads(out)) == len(SIZES)
+    *images, bad, absent = json.loads(out)  # each in its place
+    assert [entry["image"] for entry in images] == [str(photos / f"{number}.png") for number in range(len(SIZES))]
+    assert set(bad) == {"image", "error"}
+    assert bad["image"] == str(photos / "bad.png")
+    assert bad["error"].startswith("expected an image that Pillow reads")
+    assert absent == {"image": str(tmp_path / "absent.png"), "error": "no such file or folder"}
     assert f"resnext: skipped {photos / 'bad.png'}: expected an image" in error
     assert f"resnext: skipped {tmp_path / 'absent.png'}: no such file or folder\n" in error
 
@@ -169,9 +134,65 @@ def test_bad_images_are_named_and_skipped(capsys, photos, weights, tmp_path):
 def test_an_image_that_cannot_be_preprocessed(capsys, photos, weights):
     """Pillow reads it, and its values have no range that could be known."""
     Image.fromarray(np.full((32, 32), -7, np.int32)).save(photos / "signed.tiff")
-    _, error = run(capsys, photos, "--weights", weights["cifar10"], status=1)
+    out, error = run(capsys, photos, "--weights", weights["cifar10"], status=1)
     assert error.startswith(f"resnext: skipped {photos / 'signed.tiff'}: ")
     assert error.count("\n") == 1
+    assert "signed.tiff" not in out
+
+
+def test_a_skipped_image_stays_in_its_place(capsys, photos, weights):
+    (photos / "1bad.png").write_bytes(b"not a picture")  # between two that go through the network together
+    out, _ = run(capsys, photos, "--weights", weights["cifar10"], "--json", status=1)
+    document = json.loads(out)
+    assert [os.path.basename(entry["image"]) for entry in document] == ["0.png", "1.png", "1bad.png", "2.png", "3.png"]
+    assert ["error" in entry for entry in document] == [False, False, True, False, False]
+
+
+def test_images_too_large_for_a_network_that_does_not_resize(capsys, photos, weights, monkeypatch):
+    monkeypatch.setattr(predict, "_MAX_PIXELS", 40 * 33)  # 0.png; 3.png has more
+    _, error = run(capsys, photos, "--weights", weights["cifar10"], status=1)
+    assert error == (
+        f"resnext: skipped {photos / '3.png'}: 64 x 48 pixels, which this network takes as they are; expected at most "
+        "1,320 (it was trained on 32 x 32): resize the image first\n"
+    )
+    run(capsys, photos, "--weights", weights["imagenet"])
+
+
+@pytest.mark.parametrize("stage", ["forward_features", "preprocess"])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")]
+)
+def test_too_little_memory(capsys, photos, weights, monkeypatch, stage, error):
+    owner = resnext.model.ResNeXt if stage == "forward_features" else predict.CifarPreprocess
+    name = stage if stage == "forward_features" else "forward"
+    forward = getattr(owner, name)
+
+    def small(self, image):
+        width = image.shape[-1] if isinstance(image, torch.Tensor) else image.width
+        if width == 64:
+            raise error
+        return forward(self, image)
+
+    monkeypatch.setattr(owner, name, small)
+    out, said = run(capsys, photos, "--weights", weights["cifar10"], "--json", status=1)
+    assert [entry.get("error") for entry in json.loads(out)] == [
+        *[None] * 3,
+        "this machine's memory is too small for the network at 64 x 48 pixels"
+        if stage == "forward_features"
+        else "too large for this machine's memory",
+    ]
+    assert said.count("\n") == 1
+
+
+def test_other_errors_are_not_taken_for_too_little_memory(photos, weights, monkeypatch):
+    def broken(self, image):
+        raise RuntimeError("a bug")
+
+    for owner, name in ((resnext.model.ResNeXt, "forward_features"), (predict.CifarPreprocess, "forward")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, broken)
+            with pytest.raises(RuntimeError, match="a bug"):
+                main(["predict", str(photos), "--weights", str(weights["cifar10"])])
 
 
 def test_nothing_that_can_be_used(capsys, tmp_path, weights, monkeypatch):
@@ -179,13 +200,34 @@ def test_nothing_that_can_be_used(capsys, tmp_path, weights, monkeypatch):
     out, error = run(capsys, tmp_path / "bad.png", tmp_path / "absent.png", "--weights", weights["cifar10"], status=2)
     assert out == ""
     assert error.count("resnext: skipped ") == error.count("\n") == 2
+    out, _ = run(capsys, tmp_path / "bad.png", "--weights", weights["cifar10"], "--json", status=2)
+    assert [set(entry) for entry in json.loads(out)] == [{"image", "error"}]
     monkeypatch.setattr(predict, "load_model", None)  # it may be a long download
-    run(capsys, tmp_path / "absent.png", status=2)
+    out, _ = run(capsys, tmp_path / "absent.png", "--json", status=2)
+    assert json.loads(out) == [{"image": str(tmp_path / "absent.png"), "error": "no such file or folder"}]
 
 
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_closed_streams(capsys, photos, weights, monkeypatch, closed, options):
+    """Python has None for them."""
+    (photos / "bad.png").write_bytes(b"not a picture")
+    parser = Parser()
+    predict.add_command(parser.add_subparsers())
+    parsed = parser.parse_args(["predict", str(photos), "--weights", str(weights["cifar10"]), *options])
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, closed, None)
+        assert parsed.run(parsed) == 1
+    out, error = capsys.readouterr()
+    assert (out == "") == (closed == "stdout")
+    assert (error == "") == (closed == "stderr")
+    assert "skipped" not in out
+
+
+@pytest.mark.filterwarnings("error")  # of letters that the font lacks
 def test_any_file_name(capsys, photos, weights, monkeypatch):
     data = (photos / "1.png").read_bytes()
-    names = ["$x$ {y}.png", "数字.png", "a\nb.png", os.fsdecode(b"\xff.png")]
+    names = [r"$\no$ {y}.png", "数字.png", "a\nb.png", os.fsdecode(b"\xff.png")]
     for name in names:
         (photos / name).write_bytes(data)
     paths, options = [photos / name for name in names], ("--weights", weights["cifar10"])
@@ -214,7 +256,7 @@ def test_top(capsys, photos, weights):
 def test_other_refusals(capsys, photos, weights, tmp_path, monkeypatch):
     assert "unknown architecture 'resnet'" in refused(capsys, photos, "--arch", "resnet")
     assert f"{tmp_path / 'no.pth'}: cannot be read" in refused(capsys, photos, "--weights", tmp_path / "no.pth")
-    assert "this network takes 1 channels" in refused(capsys, photos, "--weights", weights["grey"])
+    assert "the network takes images of 1 channels; expected 3" in refused(capsys, photos, "--weights", weights["grey"])
     state_dict = torch.load(weights["cifar10"])
     state_dict["fc.bias"][3] = float("nan")
     torch.save(state_dict, tmp_path / "nan.pth")
@@ -241,98 +283,3 @@ def test_progress_bar_on_a_terminal_and_json_beside_it(photos, weights, tmp_path
     assert os.waitpid(child, 0)[1] == 0
     assert b"4/4" in shown
     assert len(json.loads((tmp_path / "out.json").read_text())) == 4
-
-
-# --- the plot --------------------------------------------------------------------------------------------------------
-
-
-def test_plot(capsys, photos, weights, tmp_path):
-    target = tmp_path / "plot.png"
-    target.write_bytes(b"an older one")
-    for count in (1, 4):
-        run(capsys, *sorted(photos.iterdir())[:count], "--weights", weights["imagenet"], "--plot", target)
-        with Image.open(target) as image:
-            image.load()
-        assert image.format == "PNG"
-        assert image.height == pytest.approx(plot._DPI * (0.3 + 2.55 * count), abs=1)
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["plot.png"]
-    assert "matplotlib.pyplot" not in sys.modules
-
-
-def test_the_plot_shows_the_image_as_the_network_sees_it(photos, weights):
-    for name, tolerance in (("imagenet", 1e-5), ("cifar10", 1e-6)):
-        model = resnext.from_checkpoint(weights[name]).eval()
-        source = FIXTURES / "preprocess" / "tiny_64x64.png"
-        with Image.open(source) as image:
-            inputs = [(str(source), model.preprocess(image))]
-            (result,) = predict._results(model, inputs, 5)
-            row = predict._row(result, class_names(name), name)
-            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
-        assert row.title == "tiny_64x64.png"
-        assert row.names == [class_names(name)[index] for index in result.classes]
-        assert row.image.shape == result.image.shape
-        if name == "cifar10":
-            assert torch.allclose(row.image, pixels, atol=tolerance)
-        else:
-            assert torch.allclose(row.image.mean(), pixels.mean(), atol=0.02)
-
-
-def test_the_plot_with_fewer_classes_than_bars(capsys, photos, weights, tmp_path):
-    run(capsys, photos, "--weights", weights["three"], "--top", 1, "--plot", tmp_path / "plot.PNG")
-    assert (tmp_path / "plot.PNG").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("plot.jpg", "expected a name that ends in .png, got "), ("absent/plot.png", "in a folder that exists"),
-     ("taken.png", "cannot be written"), ("photos/1.png", "is one of the images; choose another name")],
-)  # fmt: skip
-def test_where_the_plot_cannot_go(capsys, photos, weights, tmp_path, monkeypatch, name, message):
-    (tmp_path / "taken.png").mkdir()
-    before = (photos / "1.png").read_bytes()
-    monkeypatch.setattr(predict, "load_model", None)  # refused before any work
-    assert message in refused(capsys, photos, "--plot", tmp_path / name)
-    assert message in refused(capsys, (photos / "1.png").as_uri(), "--plot", tmp_path / name)
-    assert (photos / "1.png").read_bytes() == before
-
-
-def test_the_plot_in_a_folder_that_may_not_be_written_to(capsys, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # root may write anywhere
-    assert "cannot be written" in refused(capsys, photos, "--plot", tmp_path / "plot.png")
-
-
-def test_a_plot_that_fails_leaves_the_older_one(capsys, photos, weights, tmp_path, monkeypatch):
-    (tmp_path / "plot.png").write_bytes(b"an older one")
-
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    error = refused(capsys, photos, "--weights", weights["cifar10"], "--plot", tmp_path / "plot.png")
-    assert "No space left on device" in error
-    assert (tmp_path / "plot.png").read_bytes() == b"an older one"
-    assert not list(tmp_path.glob(".writing-*"))
-
-
-def test_too_many_images_for_a_plot(capsys, photos, tmp_path):
-    for number in range(4, plot.MAX_ROWS + 1):
-        (photos / f"{number}.png").touch()
-    error = refused(capsys, photos, "--plot", tmp_path / "plot.png")
-    assert f"expected at most {plot.MAX_ROWS} images, got {plot.MAX_ROWS + 1}" in error
-    with pytest.raises(ValueError, match="0 rows; expected 1 to"):
-        plot.render([])
-
-
-def test_a_plot_needs_matplotlib(capsys, photos, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr(predict, "load_model", None)
-    error = refused(capsys, photos, "--plot", tmp_path / "plot.png")
-    assert error == "resnext: argument --plot: needs matplotlib: pip install matplotlib\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "length", "short"),
-    [("tench", 5, "tench"), ("abcdefgh", 5, "ab…gh"), ("abcdefgh", 4, "ab…h"), ("abc", 2, "a…"), ("abc", 1, "…")],
-)
-def test_shortened_texts(text, length, short):
-    assert plot.shorten(text, length) == short

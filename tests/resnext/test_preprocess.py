@@ -101,16 +101,37 @@ def test_torch7s_own_output_on_images_of_the_usual_size():
             assert error(get_preprocess("imagenet")(image), torch.from_numpy(arrays["crop224"])) < LIMIT
 
 
-# One pixel each way, enlarged, reduced, far from square, almost square; sides that the rounding of
-# floor(long / short * 72) depends on; the shorter side as it should be.
-SIZES = [(1, 1), (1, 7), (9, 1), (2, 3), (3, 2), (37, 23), (40, 200), (64, 65), (71, 73), (72, 73), (101, 72), (72, 72)]
+# One pixel each way, enlarged, reduced, far from square, almost square, the shorter side as it should be, and so long
+# that positions are wrong unless they are rounded to float32.
+SIZES = [
+    (1, 1),
+    (1, 7),
+    (9, 1),
+    (2, 3),
+    (3, 2),
+    (37, 23),
+    (40, 200),
+    (150, 8),
+    (71, 73),
+    (101, 72),
+    (72, 72),
+    (90, 999),
+]
 
 
-@pytest.mark.parametrize(("height", "width"), [*SIZES, (150, 8), (98, 49), (155, 62), (150, 211)])
+@pytest.mark.parametrize(("height", "width"), SIZES)
 def test_the_official_code_on_odd_sizes(height, width):
     image = random_image(height, width)
-    for resize, crop in ((72, 65), (72, 72), (72, None), (64, 1), (1, 1)):
+    for resize, crop in ((72, 65), (72, None), (64, 1), (1, 1)):
         assert error(Torch7Preprocess(resize, crop)(image), official(image, resize, crop)) < LIMIT
+
+
+@pytest.mark.parametrize(("height", "width"), [(17, 7), (7, 34), (61, 7), (49, 54), (55, 49), (49, 99)])
+def test_the_longer_side_in_floating_point(height, width):
+    """17 / 7 * 49 is below 119, and 54 / 49 * 49 would be below 54 if such an image were touched."""
+    image = random_image(height, width)
+    for crop in (48, 49, None):
+        assert error(Torch7Preprocess(49, crop)(image), official(image, 49, crop)) < LIMIT
 
 
 def test_every_way_in_gives_the_same_bits():
@@ -119,8 +140,9 @@ def test_every_way_in_gives_the_same_bits():
         image, other = random_image(height, width), random_image(height, width, seed=1)
         expected = transform(image)
         strided = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # as numpy has a picture
-        assert torch.equal(transform(as_pil(image)), expected)
-        assert torch.equal(transform(strided), expected)
+        for got in (transform(as_pil(image)), transform(strided)):
+            assert torch.equal(got, expected)
+            assert got.is_contiguous()
         assert torch.equal(transform(torch.stack([other, image])), torch.stack([transform(other), expected]))
         assert expected.is_contiguous()
     assert transform(torch.empty(0, 3, 50, 60, dtype=torch.uint8)).shape == (0, 3, 33, 33)

@@ -1,11 +1,9 @@
 """The error of a network on a folder of images."""
 
-import copy
 import csv
 import io
 import json
 import os
-import shutil
 import sys
 
 import pytest
@@ -13,31 +11,14 @@ import torch
 
 from resnext.classes import class_names, wordnet_ids
 from resnext.evaluate import _reported
-from resnext.evaluation_run import logits_of
-from resnext.evaluation_transform import TorchvisionPreprocess
+from resnext.evaluation_counts import Counts, Errors
+from resnext.evaluation_run import logits_of, thread_pool
 from resnext.model import ResNeXt
 from resnext.preprocess import get_preprocess
+from resnext.processes import Processes
 from tests.conftest import randomize, relative_error
-from tests.resnext.evaluation_set import LabelledSet, evaluate, one_thread, read_report  # noqa: F401
-
-CIFAR_NAMES = [f"class_{number}" for number in range(10)]
-
-
-@pytest.fixture(scope="module")
-def cifar(tmp_path_factory):
-    """24 images: 18 right, 4 right among the first five, 2 not even that."""
-    return LabelledSet(
-        tmp_path_factory.mktemp("cifar"), [0] * 18 + [1, 2, 4, 3, 5, 9], transform=get_preprocess("cifar10"),
-        names=CIFAR_NAMES,
-    ).fill()  # fmt: skip
-
-
-@pytest.fixture
-def changing(cifar, tmp_path):
-    """The same, to be changed."""
-    copied = copy.copy(cifar)
-    copied.data = shutil.copytree(cifar.data, tmp_path / "data")
-    return copied
+from tests.resnext.evaluation.conftest import CIFAR_NAMES
+from tests.resnext.evaluation.labelled import LabelledSet, evaluate, read_report
 
 
 def test_errors_are_those_that_were_made(cifar, tmp_path, capsys):
@@ -61,7 +42,7 @@ def test_own_answers_are_no_error(tmp_path, capsys):
 
 
 def test_what_lies_beside_the_report(cifar, tmp_path):
-    cifar.evaluate("--output", tmp_path / "report.json")
+    assert evaluate(cifar.data, "--weights", cifar.weights, "--output", tmp_path / "report.json") == 0
     with (tmp_path / "report.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     counts = {row["class"]: int(row["images"]) for row in rows}
@@ -71,24 +52,31 @@ def test_what_lies_beside_the_report(cifar, tmp_path):
         assert sum(float(row[column]) * int(row["images"]) for row in rows) == pytest.approx(100 * wrong)
     timing = json.loads((tmp_path / "report.timing.json").read_text())
     assert timing["images"] == 24
-    assert timing["images_per_second"] > 0
+    assert timing["seconds"] > 0
+    assert timing["images_per_second"] == pytest.approx(24 / timing["seconds"])
+    cores = Processes().cores
+    assert timing["workers"] == min(cores, 8)  # by default
+    assert (timing["processes"], timing["threads"]) == (1, 1)  # as many threads as torch was told to take
     assert not (tmp_path / "report.json.partial").exists()
 
 
-def test_report_is_the_same_from_run_to_run_and_with_workers(cifar, tmp_path):
-    for name, workers in (("a", 0), ("b", 2)):
-        cifar.evaluate("--batch", 4, "--workers", workers, "--output", tmp_path / f"{name}.json")
-    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+@pytest.mark.parametrize(("name", "stem"), [("run.1", "run.1"), ("run", "run"), ("run.1.json", "run.1")])
+def test_reports_do_not_share_what_lies_beside_them(cifar, tmp_path, name, stem):
+    cifar.evaluate("--output", tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {name, f"{stem}.csv", f"{stem}.timing.json"}
 
 
-@pytest.fixture(scope="module")
-def imagenet(tmp_path_factory):
-    """A network of ImageNet's classes, and folders for the few that its answers are: 6 right, 2 wrong."""
-    return LabelledSet(
-        tmp_path_factory.mktemp("imagenet"), [0] * 6 + [1, 7], transform=get_preprocess("imagenet"),
-        names=wordnet_ids(), stem="imagenet", size=(280, 260),
-    )  # fmt: skip
+def test_report_is_the_same_from_run_to_run_and_with_workers_and_threads(cifar, tmp_path, monkeypatch):
+    monkeypatch.setattr(Processes, "cores", 2)
+    for name, workers, threads in (("a", 0, 1), ("b", 2, 1), ("c", 0, 3)):
+        torch.set_num_threads(threads)
+        try:
+            cifar.evaluate("--batch", 20, "--workers", workers, "--output", tmp_path / f"{name}.json")
+        finally:
+            torch.set_num_threads(1)
+        assert read_report(tmp_path / f"{name}.timing.json")["threads"] == min(threads, 2)
+        for suffix in (".json", ".csv"):
+            assert (tmp_path / f"{name}{suffix}").read_bytes() == (tmp_path / f"a{suffix}").read_bytes()
 
 
 def test_a_subset_of_imagenet_is_matched_by_wordnet_id(imagenet, tmp_path):
@@ -102,46 +90,61 @@ def test_a_subset_of_imagenet_is_matched_by_wordnet_id(imagenet, tmp_path):
     assert named == [known[target] for target in sorted(set(imagenet.targets))]
 
 
-@pytest.mark.parametrize(
-    ("options", "transform", "described"),
-    [
-        (("--crop", "320"), get_preprocess("imagenet", crop=320), {"resize": 320, "crop": 320}),
-        (("--ten-crop",), get_preprocess("imagenet", ten_crop=True), {"ten_crop": True}),
-        (("--preprocess", "torchvision"), TorchvisionPreprocess(), {"pipeline": "torchvision"}),
-    ],
-)
-def test_other_pipelines(tmp_path, options, transform, described):
-    data = LabelledSet(
-        tmp_path, [0, 1], transform=transform, names=["a", "b", "c"], stem="imagenet", size=(280, 260)
-    ).fill()
-    assert data.evaluate(*options, "--output", tmp_path / "report.json") == 0
-    report = read_report(tmp_path / "report.json")
-    assert report["top1_error"] == 50.0
-    assert report["top5_error"] == 0.0  # three classes: every one is among the first five
-    assert described.items() <= report["preprocessing"].items()
-
-
 def test_bf16(cifar, tmp_path):
     assert cifar.evaluate("--precision", "bf16", "--output", tmp_path / "report.json") == 0
     assert read_report(tmp_path / "report.json")["precision"] == "bf16"
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     model = randomize(ResNeXt((1, 1, 1), cardinality=2, base_width=4, stem="cifar", num_classes=10)).eval()
-    logits = [logits_of(model, images, precision) for precision in ("fp32", "bf16")]
+    with thread_pool(1) as pool:
+        logits = [logits_of(model, images, precision, pool) for precision in ("fp32", "bf16")]
     assert all(value.dtype == torch.float32 for value in logits)
     assert 0 < relative_error(logits[1], logits[0]) < 0.05
 
 
+def test_logits_of_ten_crops_are_their_mean():
+    model = randomize(ResNeXt((1, 1, 1), cardinality=2, base_width=4, stem="cifar", num_classes=10)).eval()
+    crops = torch.randn(2, 10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with thread_pool(1) as pool:
+        expected = torch.stack([logits_of(model, image, "fp32", pool).mean(0) for image in crops])
+        assert relative_error(logits_of(model, crops, "fp32", pool), expected) < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_logits_do_not_depend_on_threads(precision):
+    """Neither on those that the caller computes with; these are as many as before in the end."""
+    model = randomize(ResNeXt((1, 1, 1), cardinality=2, base_width=4, stem="cifar", num_classes=10)).eval()
+    images = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    seen = []
+    model.register_forward_pre_hook(
+        lambda model, inputs: seen.append((len(inputs[0]), torch.get_num_threads(), torch.is_inference_mode_enabled()))
+    )
+    logits = []
+    before = torch.get_num_threads()
+    try:
+        for intra_op, threads in ((1, 1), (2, 1), (1, 3), (3, 2)):
+            torch.set_num_threads(intra_op)
+            with thread_pool(threads) as pool:
+                assert torch.get_num_threads() == 1  # reading in this process as well
+                logits.append(logits_of(model, images, precision, pool))
+            assert torch.get_num_threads() == intra_op
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(other, logits[0]) for other in logits[1:])
+    assert sorted(seen) == sorted([(8, 1, True), (8, 1, True), (4, 1, True)] * 4)
+
+
 def test_reported_error_stands_beside_what_was_tested_alike():
-    model = torch.nn.Module()
-    model.num_classes = 1000
-    setup = {"network": "resnext50_32x4d_typeC", "preprocessing": {"crop": 224, "ten_crop": False}}
-    assert _reported(setup, model) == 22.2
-    assert _reported({**setup, "preprocessing": {"crop": 320, "ten_crop": False}}, model) is None
-    assert _reported({**setup, "preprocessing": {"crop": 224, "ten_crop": True}}, model) is None
-    assert _reported({**setup, "network": "resnext11_2x4d_typeC"}, model) is None
-    assert _reported({**setup, "preprocessing": {"pipeline": "cifar10"}}, model) is None
-    model.num_classes = 10
-    assert _reported(setup, model) is None
+    theirs = {"pipeline": "torch7", "resize": 256, "crop": 224, "ten_crop": False}
+    setup = {"network": "resnext50_32x4d_typeC", "preprocessing": theirs, "precision": "fp32"}
+    whole = Counts({target: Errors(1, 0, 0) for target in range(1000)})
+    assert _reported(setup, whole) == 22.2
+    for other in ({"crop": 320}, {"ten_crop": True}, {"pipeline": "torchvision"}):
+        assert _reported({**setup, "preprocessing": {**theirs, **other}}, whole) is None
+    assert _reported({**setup, "preprocessing": {"pipeline": "cifar10"}}, whole) is None
+    assert _reported({**setup, "precision": "bf16"}, whole) is None
+    assert _reported({**setup, "network": "resnext11_2x4d_typeC"}, whole) is None
+    del whole.classes[7]
+    assert _reported(setup, whole) is None
 
 
 @pytest.fixture
@@ -199,55 +202,3 @@ def test_images_of_several_sizes_go_through_a_network_that_resizes_nothing(chang
     report = read_report(tmp_path / "report.json")
     assert report["images"] == 25
     assert report["top1_wrong"] in (6, 7)
-
-
-@pytest.mark.parametrize(
-    ("options", "parts"),
-    [
-        (("--crop", "320"), ("--crop", "CIFAR10")),
-        (("--ten-crop",), ("--ten-crop", "CIFAR10")),
-        (("--preprocess", "torchvision"), ("--preprocess torchvision", "CIFAR10")),
-        (("--resume",), ("--resume needs --output",)),
-        (("--output", "report.csv"), ("--output report.csv", ".json")),
-        (("--output", "nowhere/report.json"), ("--output nowhere/report.json", "folder that exists")),
-        (("--batch", "0"), ("--batch", "from 1 up", "got 0")),
-        (("--workers", "-1"), ("--workers", "from 0 up", "got -1")),
-    ],
-)
-def test_options_that_are_refused(cifar, capsys, options, parts):
-    try:
-        status = cifar.evaluate(*options)
-    except SystemExit as exit_:  # of the argument parser
-        status = exit_.code
-    assert status == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.count("\n") == 1
-    for part in parts:
-        assert part in captured.err
-
-
-def test_a_crop_that_nobody_tested_is_refused(imagenet, capsys):
-    assert imagenet.evaluate("--crop", "300") == 2
-    assert capsys.readouterr().err == "resnext: --crop 300: expected 224 or 320\n"
-
-
-def test_a_network_for_other_than_rgb_is_refused(tmp_path, capsys):
-    model = ResNeXt((1, 1, 1), cardinality=2, base_width=4, stem="cifar", num_classes=10, in_channels=1)
-    torch.save(model.state_dict(), tmp_path / "grey.pth")
-    assert evaluate(tmp_path, "--weights", tmp_path / "grey.pth") == 2
-    assert "1 channels; expected 3" in capsys.readouterr().err
-
-
-def test_without_pillow(cifar, monkeypatch, capsys):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "PIL" else name)
-    assert cifar.evaluate() == 2
-    assert capsys.readouterr().err == "resnext: evaluate reads images with Pillow: pip install pillow\n"
-
-
-def test_no_image_that_can_be_read(changing, tmp_path, capsys):
-    for path in changing.data.rglob("*.png"):
-        path.write_bytes(b"")
-    assert changing.evaluate("--output", tmp_path / "report.json") == 2
-    assert "none of 24 images could be read; the first, class_" in capsys.readouterr().err
-    assert not (tmp_path / "report.json").exists()

@@ -3,10 +3,11 @@
 import io
 import os
 import pickle
+import shutil
 import tarfile
+from pathlib import Path
 
 import pytest
-import torch
 import webdataset
 
 from resnext import evaluation_data
@@ -15,19 +16,20 @@ from resnext.command_line import CommandError
 from resnext.evaluation_batches import load
 from resnext.evaluation_data import Folder, Tars, open_data
 from resnext.evaluation_labels import Outputs
-from resnext.evaluation_transform import TorchvisionPreprocess
 from resnext.preprocess import get_preprocess
-from tests.resnext.evaluation_set import LabelledSet, evaluate, make_images, one_thread, read_report  # noqa: F401
+from tests.resnext.evaluation.conftest import CIFAR_NAMES
+from tests.resnext.evaluation.labelled import LabelledSet, evaluate, make_images, read_report
 
 TEN = Outputs.of("cifar10", 10)
-NAMES = [f"class_{number}" for number in range(10)]
 
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
     """20 images, of which 4 are wrong; in folders, and in three shards."""
     folder = tmp_path_factory.mktemp("labelled")
-    labelled = LabelledSet(folder, [0] * 16 + [1, 2, 6, 9], transform=get_preprocess("cifar10"), names=NAMES).fill()
+    labelled = LabelledSet(
+        folder, [0] * 16 + [1, 2, 6, 9], transform=get_preprocess("cifar10"), names=CIFAR_NAMES
+    ).fill()
     labelled.tars = folder / "tars"
     labelled.tars.mkdir()
     for shard, numbers in enumerate((range(9), range(9, 10), range(10, 20))):
@@ -75,6 +77,7 @@ def test_shards_give_what_the_folder_gives(labelled, figures, tmp_path, pattern,
     assert read_report(output)["data"]["format"] == "WebDataset"
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads http with curl, which is not installed")
 def test_shards_over_http(labelled, figures, tmp_path, httpserver):
     for path in labelled.tars.iterdir():
         httpserver.expect_request(f"/{path.name}").respond_with_data(path.read_bytes())
@@ -134,11 +137,16 @@ REFUSED_SHARDS = [
     (lambda tmp_path, labelled: f"{labelled.tars}/val-00{{0,1,0}}.tar", ("named twice", "val-000.tar")),
     (lambda tmp_path, labelled: f"{labelled.tars}/val-${{x}}.tar", ("not a pattern", "WDS_x")),
     (broken, ("cut.tar: ",)),
-    (lambda tmp_path, labelled: without(tmp_path, png=b"x"), ("odd.tar: sample '7' has png;", "its label, cls")),
-    (lambda tmp_path, labelled: without(tmp_path, cls=b"1"), ("sample '7' has cls;", "one image (jpg, ")),
-    (lambda tmp_path, labelled: without(tmp_path, cls=b"12", png=b""), ("sample '7' has label '12'", "0 to 9")),
-    (lambda tmp_path, labelled: "pipe:exit 3", ("pipe:exit 3: ", "exit 3")),
-    (lambda tmp_path, labelled: f"pipe:cat {labelled.tars}/val-000.tar; exit 3", ("exit 3",)),
+    (
+        lambda tmp_path, labelled: without(tmp_path, png=b"x"),
+        ("none of 1 images", "odd.tar/7.png: a sample of png;", "its label, cls"),
+    ),
+    (lambda tmp_path, labelled: without(tmp_path, cls=b"1"), ("odd.tar/7: a sample of cls;", "one image (jpg, ")),
+    (lambda tmp_path, labelled: without(tmp_path, cls=b"12", png=b""), ("odd.tar/7.png: label '12'; ", "0 to 9")),
+    (lambda tmp_path, labelled: "pipe:exit 3", ("pipe:exit 3: the command failed with exit status 3",)),
+    (lambda tmp_path, labelled: f"pipe:cat {labelled.tars}/val-000.tar; exit 3", ("exit status 3",)),
+    # after the archive's end, where tarfile stops reading
+    (lambda tmp_path, labelled: f"pipe:cat {labelled.tars}/val-000.tar && head -c 1000000 /dev/zero && exit 3", ("3",)),
     (lambda tmp_path, labelled: "nothing:there.tar", ("nothing:there.tar: ",)),
     (lambda tmp_path, labelled: tmp_path / "nowhere", ("expected a folder of class folders", "there is nothing")),
     (lambda tmp_path, labelled: labelled.weights, ("expected a folder of class folders", "got another file")),
@@ -157,14 +165,44 @@ def test_data_that_is_refused(labelled, tmp_path, capfd, make, parts):
 
 
 def test_what_is_wrong_with_a_shard_comes_from_the_worker_in_one_line(labelled, tmp_path, capfd):
-    data = without(tmp_path, cls=b"12", png=b"")
+    data = broken(tmp_path, labelled)
     assert evaluate(data, "--weights", labelled.weights, "--workers", 1) == 2
     err = capfd.readouterr().err
-    expected = "the network takes 0 to 9, or the name of one of its classes"
-    assert err == f"resnext: {data}: sample '7' has label '12'; {expected}\n"
+    assert err.startswith(f"resnext: {data}: ")
+    assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("folders", "expected"), [((), "there are neither"), (NAMES, "no images in 10 class folders")])
+@pytest.mark.parametrize(("policy", "images", "wrong"), [("wrong", 6, 5), ("exclude", 1, 0)])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_samples_without_an_image_and_its_label_are_named(labelled, tmp_path, policy, images, wrong, workers):
+    image, cls = png(labelled.images[0]), str(labelled.targets[0]).encode()
+    samples = {
+        "1": {"png": image, "cls": b"12"}, "2": {"png": image}, "3": {"cls": b"3"}, "4": {"json": b"{}"},
+        "5": {"png": image, "jpg": image, "cls": cls}, "6": {"png": image, "cls": cls},
+    }  # fmt: skip
+    with webdataset.TarWriter(str(tmp_path / "a.tar"), encoder=False) as tar:
+        for key, sample in samples.items():
+            tar.write({"__key__": key, **sample})
+    options = ["--weights", labelled.weights, "--workers", workers, "--on-error", policy, "--batch", 4]
+    assert evaluate(tmp_path / "a.tar", *options, "--output", tmp_path / "report.json") == 0
+    report = read_report(tmp_path / "report.json")
+    assert (report["images"], report["top1_wrong"], report["top5_wrong"]) == (images, wrong, wrong)
+    expected = f"; expected one image ({', '.join(kind[1:] for kind in evaluation_data.EXTENSIONS)}) and its label, cls"
+    assert {entry["image"]: entry["reason"] for entry in report["unreadable"]["images"]} == {
+        "a.tar/1.png": "label '12'; the network takes 0 to 9, or the name of one of its classes",
+        "a.tar/2.png": f"a sample of png{expected}",
+        "a.tar/3": f"a sample of cls{expected}",
+        "a.tar/4": f"a sample of json{expected}",
+        "a.tar/5.jpg": f"a sample of cls, jpg, png{expected}",
+    }
+    rows = (tmp_path / "report.csv").read_text().splitlines()[1:]  # of the three with a label alone
+    assert sum(int(row.split(",")[2]) for row in rows) == (3 if policy == "wrong" else 1)
+    assert not any(row.startswith("-1,") for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"), [((), "there are neither"), (CIFAR_NAMES, "no images in 10 class folders")]
+)
 def test_folders_without_images_are_refused(tmp_path, folders, expected):
     for name in folders:
         (tmp_path / name).mkdir()
@@ -182,16 +220,9 @@ def test_without_webdataset(labelled, monkeypatch, capsys):
 @pytest.fixture
 def odd_folder(tmp_path):
     """What ImageFolder takes and what it does not."""
-    for name in (
-        "b/10.png",
-        "b/9.PNG",
-        "b/Z.jpeg",
-        "b/deep/x.webp",
-        "b/deep/er/y.bmp",
-        "b/a.txt",
-        "B/1.ppm",
-        "a/.h.tif",
-    ):
+    names = "b/10.png b/9.PNG b/Z.jpeg b/deep/x.webp b/deep/er/y.bmp b/z/1.png"
+    names += " b/alpha/1.png b/m/1.png b/a.txt B/1.ppm a/.h.tif"
+    for name in names.split():
         path = tmp_path / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(name.encode())
@@ -212,6 +243,42 @@ def test_the_folder_is_read_as_by_torchvision(torchvision, odd_folder):
     assert evaluation_data.EXTENSIONS == torchvision.datasets.folder.IMG_EXTENSIONS
 
 
+def test_hidden_folders_are_left_out(odd_folder):
+    expected = open_data(str(odd_folder), Outputs(5), 2).samples
+    for hidden in (odd_folder / ".cache", odd_folder / "b" / ".ipynb_checkpoints"):
+        hidden.mkdir()
+        shutil.copy(odd_folder / "b" / "10.png", hidden)
+    assert open_data(str(odd_folder), Outputs(5), 2).samples == expected
+
+
+def test_hidden_shards_are_left_out(labelled, tmp_path):
+    shutil.copy(labelled.tars / "val-001.tar", tmp_path / "a.tar")
+    (tmp_path / "._a.tar").write_bytes(b"what macOS leaves there")
+    (tmp_path / ".cache").mkdir()
+    assert open_data(str(tmp_path), TEN, 8).urls == [str(tmp_path / "a.tar")]
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "deep"])
+def test_a_link_back_counts_no_image_twice(odd_folder, target):
+    expected = open_data(str(odd_folder), Outputs(5), 2).samples
+    (odd_folder / "b" / "loop").symlink_to(target)
+    assert open_data(str(odd_folder), Outputs(5), 2).samples == expected
+
+
+@pytest.mark.parametrize("name", ["a", "b/deep"])
+def test_a_folder_that_cannot_be_read_is_named(odd_folder, monkeypatch, name):
+    scan = os.scandir
+
+    def refuse(path):
+        if Path(path) == odd_folder / name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", refuse)  # root may read everything
+    with pytest.raises(CommandError, match=rf"data/{name}: cannot be read: Permission denied; "):
+        open_data(str(odd_folder), Outputs(5), 2)
+
+
 def test_the_digest_tells_data_sets_apart(odd_folder):
     def digest():
         return open_data(str(odd_folder), Outputs(5), 2).digest
@@ -220,28 +287,6 @@ def test_the_digest_tells_data_sets_apart(odd_folder):
     assert digest() == first
     (odd_folder / "b" / "10.png").write_bytes(b"longer than before")
     assert digest() != first
-
-
-@pytest.mark.parametrize("size", [(300, 451), (451, 300), (256, 256), (256, 257), (640, 480), (100, 33)])
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
-def test_torchvision_pipeline_to_the_bit(torchvision, size, mode):
-    from torchvision.transforms._presets import ImageClassification
-
-    image = next(make_images(1, size)).convert(mode)
-    expected = ImageClassification(crop_size=224)(image.convert("RGB"))
-    assert torch.equal(TorchvisionPreprocess()(image), expected)
-
-
-def test_torchvision_ten_crop_to_the_bit(torchvision):
-    from torchvision.transforms import functional
-    from torchvision.transforms._presets import ImageClassification
-
-    image = next(make_images(1, (353, 300)))
-    resized = functional.resize(image, [256])
-    expected = torch.stack(
-        [ImageClassification(crop_size=224, resize_size=224)(crop) for crop in functional.ten_crop(resized, 224)]
-    )
-    assert torch.equal(TorchvisionPreprocess(ten_crop=True)(image), expected)
 
 
 def test_readers_can_be_sent_to_worker_processes(labelled):

@@ -3,22 +3,12 @@
 import json
 from pathlib import Path
 
-import pytest
 import torch
 from PIL import Image
 
 from resnext.__main__ import main
 from resnext.model import ResNeXt
 from tests.conftest import randomize
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """For all tests of a module that imports it: no fork loses threads, and none wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_images(count, size=(32, 32), seed=0):

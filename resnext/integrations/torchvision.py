@@ -1,0 +1,140 @@
+"""Registers every network of `resnext.list_models()` with torchvision, in its habits; importing this does it.
+
+    torchvision.models.get_model("resnext50_32x4d_typeC", weights="DEFAULT")
+
+- In torchvision's registry the names are lower-case, as it asks for them. `torchvision.models` and
+  `torchvision.models.resnet`, where its FPN helper looks, have the builders in lower case and as `resnext` spells them.
+- `torchvision.models.ResNeXt50_32X4D_TypeC_Weights.IMAGENET1K_V1` are the authors' weights for form C, and so on; where
+  none were published, the enum is empty.
+- `weights=` and another number of classes than theirs contradict each other, as in torchvision's own builders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+import resnext
+from resnext.checkpoint import read_state_dict
+from resnext.forms import convert_state_dict, find_form
+from resnext.records import get_record, records
+from resnext.weights import resolve_pretrained
+from resnext.zoo import parse_name
+
+try:
+    import torchvision
+    from torchvision.models._api import BUILTIN_MODELS, Weights, WeightsEnum, register_model
+except ImportError as error:
+    raise ImportError(
+        f"resnext.integrations.torchvision needs torchvision: pip install torchvision ({error})"
+    ) from error
+
+
+def transforms(*, antialias: bool = True) -> nn.Module:
+    """The authors' preprocessing for ImageNet: a PIL image or a uint8 tensor (3, H, W) -> (3, 224, 224).
+
+    torchvision's scripts set `antialias`; the authors' resize is what it is under either value.
+    """
+    from resnext.preprocess import get_preprocess
+
+    return get_preprocess("imagenet")
+
+
+class ResNeXtWeights(WeightsEnum):
+    """The authors' weights of a network, as torchvision has its own; `meta` says where the figures come from."""
+
+    def get_state_dict(self, *, progress: bool = True, check_hash: bool = True) -> dict[str, Tensor]:
+        """The state_dict in the form of the network: from the cache, else downloaded, as `pretrained=True` does it.
+
+        Args:
+            progress: show a progress bar where something is downloaded.
+            check_hash: torchvision asks for it; downloads are checked against their full SHA-256 under either value.
+
+        Raises WeightsError that lists what was tried.
+        """
+        state_dict = read_state_dict(resolve_pretrained(self.meta["architecture"], progress=progress))
+        return convert_state_dict(state_dict, find_form(state_dict), self.meta["form"])
+
+
+def register(name: str) -> None:
+    """Make a name of `resnext.list_models()` known to torchvision.
+
+    Raises RuntimeError if torchvision has something else under that name; registering again replaces our own.
+    """
+    key = name.lower()
+    if key in BUILTIN_MODELS and BUILTIN_MODELS[key].__module__ != __name__:
+        raise RuntimeError(f"torchvision has another network called {key}, of {BUILTIN_MODELS[key].__module__}")
+    weights = _make_weights(name)
+    builder = _make_builder(name, weights)
+    BUILTIN_MODELS.pop(key, None)
+    register_model(key)(builder)
+    globals()[weights.__name__] = weights  # where pickle looks for it
+    setattr(torchvision.models, weights.__name__, weights)  # where get_weight does
+    for module in (torchvision.models, torchvision.models.resnet):
+        setattr(module, key, builder)
+        setattr(module, name, builder)
+
+
+def _make_weights(name: str) -> type[ResNeXtWeights]:
+    architecture, form = parse_name(name)
+    members = {}
+    if architecture in records():
+        record = get_record(architecture)
+        members["IMAGENET1K_V1"] = Weights(
+            url=(record.hosted or record.torch7).urls[0],
+            transforms=transforms,
+            meta={
+                "architecture": architecture,
+                "form": form,
+                "num_params": record.parameters,
+                "min_size": (32, 32),
+                # ImageNet's classes in the order of their WordNet ids, here as there
+                "categories": torchvision.models.ResNet50_Weights.DEFAULT.meta["categories"],
+                "recipe": "https://github.com/facebookresearch/ResNeXt",
+                "license": record.license,
+                "license_url": record.license_url,
+                "_metrics": {"ImageNet-1K": {"acc@1": round(100 - record.top1_error, 3)}},
+                "_docs": "The authors' weights, converted from Torch7. The accuracy is what the README of "
+                f"facebookresearch/ResNeXt reports: top-1 error {record.top1_error} %, single 224 px crop.",
+            },
+        )
+        members["DEFAULT"] = members["IMAGENET1K_V1"]
+    size = architecture.removeprefix("resnext").upper()
+    return ResNeXtWeights(f"ResNeXt{size}_Type{form}_Weights", members, module=__name__)
+
+
+def _make_builder(name: str, weights_enum: type[ResNeXtWeights]) -> Callable[..., nn.Module]:
+    architecture, form = parse_name(name)
+
+    def builder(*, weights: Any = None, progress: bool = True, **options: Any) -> resnext.ResNeXt:
+        if weights is None:
+            return resnext.create(name, progress=progress, **options)
+        get_record(architecture)  # says which networks have weights where this one has none
+        classes = len(weights_enum.verify(weights).meta["categories"])
+        if options.get("num_classes") not in (None, 0, classes):
+            raise ValueError(
+                f"weights={weights} and num_classes={options['num_classes']} contradict each other: the weights have "
+                f"{classes} classes; leave num_classes out and call reset_classifier({options['num_classes']}) after"
+            )
+        return resnext.create(name, pretrained=True, progress=progress, **options)
+
+    builder.__name__ = builder.__qualname__ = name.lower()
+    builder.__annotations__["weights"] = weights_enum | None  # from which torchvision tells the enum
+    builder.__doc__ = f"""{name}: {architecture} in form {form} of figure 3 (Xie et al., arXiv 1611.05431).
+
+        Args:
+            weights (:class:`{weights_enum.__name__}`, optional): a member, or its name; default: none.
+            progress (bool): show a progress bar where something is downloaded.
+            options: as of `resnext.create`: num_classes, norm_layer, replace_stride_with_dilation, ...
+
+        Raises:
+            ValueError: options that contradict each other.
+            resnext.WeightsError: weights that cannot be had.
+        """
+    return builder
+
+
+for _name in resnext.list_models():
+    register(_name)
