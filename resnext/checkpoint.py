@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,9 +73,21 @@ def _looks_like_t7(head: bytes) -> bool:
     return head[:4] in (b"\3\0\0\0", b"\4\0\0\0", b"\0\0\0\3", b"\0\0\0\4") or head[:2] in (b"3\n", b"4\n")
 
 
+@contextmanager
+def repository_on_path() -> Iterator[None]:
+    """For imports of `conversion`, beside this package: torch.hub takes the repository off sys.path once it is done."""
+    root = str(Path(__file__).resolve().parent.parent)
+    sys.path.append(root)
+    try:
+        yield
+    finally:
+        sys.path.remove(root)
+
+
 def _convert_t7(path: str) -> dict[str, Tensor]:
     try:
-        from conversion import mapping, t7
+        with repository_on_path():
+            from conversion import mapping, t7
     except ImportError as error:
         raise WeightsError(f"{path}: converting it needs {error.name}: pip install torchfile numpy") from None
     try:
@@ -115,5 +130,5 @@ def _plain_state_dict(path: str, loaded: Any) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in state_dict):
         state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}
     for name in [name for name in state_dict if name.endswith(".running_var")]:
-        state_dict.setdefault(name.replace("running_var", "num_batches_tracked"), torch.tensor(0))
+        state_dict.setdefault(name.replace("running_var", "num_batches_tracked"), torch.tensor(0, device="cpu"))
     return state_dict

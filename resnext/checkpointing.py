@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -33,17 +32,21 @@ def _checkpoint(module: nn.Module, x: Tensor) -> Tensor:
     if torch.compiler.is_compiling():  # torch.compile takes no contexts of one's own
         return checkpoint(module, x, use_reentrant=False)
     return checkpoint(
-        module, x, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _copied_buffers(module))
+        module, x, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _CopiedBuffers(module))
     )
 
 
-@contextlib.contextmanager
-def _copied_buffers(module: nn.Module) -> Iterator[None]:
-    kept = [(owner, dict(owner._buffers)) for owner in module.modules() if owner._buffers]
-    for owner, buffers in kept:
-        owner._buffers = {name: None if value is None else value.clone() for name, value in buffers.items()}
-    try:
-        yield
-    finally:
-        for owner, buffers in kept:
+class _CopiedBuffers:
+    """A context in which a module has copies of its buffers; may be entered again, by another backward pass."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __enter__(self) -> None:
+        self.kept = [(owner, owner._buffers) for owner in self.module.modules() if owner._buffers]
+        for owner, buffers in self.kept:
+            owner._buffers = {name: None if value is None else value.clone() for name, value in buffers.items()}
+
+    def __exit__(self, *_: object) -> None:
+        for owner, buffers in self.kept:
             owner._buffers = buffers

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,12 +29,19 @@ class ResNeXtFeatures(ResNeXt):
     def __init__(
         self, layers: Sequence[int] = (3, 4, 6, 3), *, out_indices: Sequence[int] | None = None, **options: Any
     ) -> None:
-        super().__init__(layers, num_classes=0, global_pool="", **options)
+        super().__init__(layers, **options, num_classes=0, global_pool="")
         stages = self.feature_info.stages
         self.out_indices = _check_indices(range(len(stages)) if out_indices is None else out_indices, len(stages))
         self.feature_info = FeatureInfo(stages, self.out_indices)
         for index in range(self.out_indices[-1] + 1, len(stages)):
             setattr(self, stages[index].module, nn.Identity())
+        self.num_features = self.inplanes = self.feature_info.channels()[-1]
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Raises ValueError: there is no classifier."""
+        raise ValueError(
+            f"features_only=True and num_classes={num_classes} contradict each other: there is no classifier"
+        )
 
     def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
         maps: list[Tensor] = []
@@ -51,7 +59,10 @@ class ResNeXtFeatures(ResNeXt):
 
 
 def _check_indices(indices: Sequence[int], count: int) -> list[int]:
-    wrong = [index for index in indices if not -count <= index < count]
+    if not isinstance(indices, Iterable):
+        raise ValueError(f"out_indices {indices!r}; expected a sequence of numbers")
+    indices = list(indices)
+    wrong = [index for index in indices if not isinstance(index, Integral) or not -count <= int(index) < count]
     if wrong or not indices:
         raise ValueError(f"out_indices {tuple(indices)}; expected some of 0 to {count - 1} (or {-count} to -1)")
-    return sorted({index % count for index in indices})
+    return sorted({int(index) % count for index in indices})

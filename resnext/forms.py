@@ -20,7 +20,14 @@ from resnext.configuration import FORMS
 
 _PATH = re.compile(r"(layer\d\.\d+)\.paths\.(\d+)\.(.+)")
 _BRANCH = re.compile(r"(layer\d\.\d+)\.((?:conv|bn)[123]\..+)")
-_ON_PATHS = {"A": ("conv1", "bn1", "conv2", "bn2", "conv3"), "B": ("conv1", "bn1", "conv2", "bn2")}
+_BLOCK = re.compile(r"layer\d\.\d+(?=\.)")
+_ANYWHERE = re.compile(r"layer\d\.\d+\.(?:paths\.\d+\.)?conv1\.weight$")
+_WEIGHTS = ("conv1.weight", "conv2.weight", "conv3.weight")
+_ON_PATHS: dict[str, tuple[str, ...]] = {
+    "C": (),
+    "A": ("conv1", "bn1", "conv2", "bn2", "conv3"),
+    "B": ("conv1", "bn1", "conv2", "bn2"),
+}
 
 
 def find_form(names: Iterable[str]) -> str:
@@ -34,51 +41,66 @@ def find_form(names: Iterable[str]) -> str:
 def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, target: str) -> dict[str, Tensor]:
     """The weights of a network of form `source` for the same network of form `target`, in the order of its state_dict.
 
-    Nothing is computed: C to A to B to C gives the very same bytes. Tensors that change are new; those that do not,
-    like the stem's and the classifier's, are those of `state_dict`.
+    Nothing is computed: C to A to B to C gives the very same bytes. Tensors that change are new and contiguous; those
+    that do not, like the stem's and the classifier's, are those of `state_dict`.
 
-    Raises ValueError for an unknown form, and for weights that are not of form `source`.
+    Raises ValueError for an unknown form, and for weights that are not those of a ResNeXt of form `source`.
     """
     for form in (source, target):
         if form not in FORMS:
             raise ValueError(f"unknown form {form!r}; expected one of {', '.join(FORMS)}")
+    prefixes = {name[: match.start()] for name in state_dict if (match := _ANYWHERE.search(name)) and match.start()}
+    if prefixes:
+        raise ValueError(f"expected names like layer1.0.bn3.weight, got {min(prefixes)!r} ahead of them; cut it off")
+    if not any(_BLOCK.match(name) for name in state_dict):
+        raise ValueError("expected the weights of a ResNeXt, got no bottleneck (layer1.0)")
     found = find_form(state_dict)
     if found != source:
         raise ValueError(f"expected weights of form {source}, got those of form {found}; give source={found!r}")
-    if source == target:
-        return dict(state_dict)
-    return _split(_join(state_dict), target)
+    joined = _join(state_dict, source)
+    return dict(state_dict) if source == target else _split(joined, target)
 
 
-def _join(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Forms A and B to form C."""
+def _join(state_dict: Mapping[str, Tensor], form: str) -> dict[str, Tensor]:
+    """Any form to form C. Raises ValueError where the bottlenecks are not of that form."""
     parts: dict[str, dict[int, Tensor]] = {}
-    cardinality: dict[str, int] = {}
     for name, value in state_dict.items():
         if match := _PATH.fullmatch(name):
-            block, path = match[1], int(match[2])
-            parts.setdefault(f"{block}.{match[3]}", {})[path] = value
-            cardinality[block] = max(cardinality.get(block, 0), path + 1)
+            parts.setdefault(f"{match[1]}.{match[3]}", {})[int(match[2])] = value
+    cardinality = max((max(numbered) + 1 for numbered in parts.values()), default=1)
     joined: dict[str, Tensor] = {}
     for name, value in state_dict.items():
-        match = _PATH.fullmatch(name)
-        if match is None:
-            joined[name] = value
-            continue
-        name = f"{match[1]}.{match[3]}"
+        if match := _PATH.fullmatch(name):
+            block, rest = match[1], match[3]
+            name = f"{block}.{rest}"
+            if name in joined:
+                continue
+            for path in range(cardinality):
+                if path not in parts[name]:
+                    raise ValueError(f"missing: {block}.paths.{path}.{rest}, of {cardinality} paths")
+            value = _join_tensors(block, rest, [parts[name][path] for path in range(cardinality)])
+        elif (match := _BRANCH.fullmatch(name)) and match[2].split(".")[0] in _ON_PATHS[form]:
+            raise ValueError(f"left over: {name}, which form {form} has on its paths")
+        joined[name] = value
+    blocks = dict.fromkeys(match[0] for name in joined if (match := _BLOCK.match(name)))
+    for name in (f"{block}.{weight}" for block in blocks for weight in _WEIGHTS):
         if name not in joined:
-            missing = sorted(set(range(cardinality[match[1]])) - set(parts[name]))
-            if missing:
-                raise ValueError(f"missing: {match[1]}.paths.{missing[0]}.{match[3]}, of {cardinality[match[1]]} paths")
-            joined[name] = _join_tensors(name, [parts[name][path] for path in sorted(parts[name])])
+            raise ValueError(f"missing: {name}, for form {form}")
     return joined
 
 
-def _join_tensors(name: str, tensors: list[Tensor]) -> Tensor:
+def _join_tensors(block: str, name: str, tensors: list[Tensor]) -> Tensor:
+    for path, tensor in enumerate(tensors):
+        if tensor.shape != tensors[0].shape:
+            raise ValueError(
+                f"{block}.paths.{path}.{name}: {tuple(tensor.shape)}, expected {tuple(tensors[0].shape)} as on path 0"
+            )
+    if name.startswith("conv") and tensors[0].dim() != 4:
+        raise ValueError(f"{block}.paths.0.{name}: {tuple(tensors[0].shape)}, expected the weight of a convolution")
     if tensors[0].dim() > 0:
-        return torch.cat(tensors, 1 if ".conv3." in name else 0)
+        return torch.cat(tensors, 1 if name.startswith("conv3.") else 0)
     if any(not torch.equal(tensor, tensors[0]) for tensor in tensors):
-        raise ValueError(f"{name}: the paths have different values, form C has one for all of them")
+        raise ValueError(f"{block}.{name}: the paths have different values, form C has one for all of them")
     return tensors[0].clone()  # num_batches_tracked
 
 

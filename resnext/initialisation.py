@@ -24,7 +24,7 @@ def initialise(model: nn.Module) -> None:
             convolution.weight.data.copy_(part)
     module: Any
     for module in model.modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and module.bias is not None:
             module.reset_parameters()  # uniform within 1 / sqrt(inputs), as Torch7's own
             nn.init.zeros_(module.bias)
         elif module is not model and not isinstance(module, nn.Conv2d) and hasattr(module, "reset_parameters"):

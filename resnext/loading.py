@@ -7,6 +7,7 @@ import warnings
 from dataclasses import fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from resnext.architecture import Architecture, check_shapes
@@ -27,7 +28,7 @@ def load(
     progress: bool = True,
     **options: Any,
 ) -> ResNeXt:
-    """A model with the weights of a file or URL. Nothing is initialised that the file overwrites.
+    """A model with the weights of a file or URL, on the CPU. Nothing is initialised that the file overwrites.
 
     Args:
         path: as `weights` of `resnext.create`.
@@ -56,13 +57,15 @@ def load(
     if wanted != found or form != "C" or options:
         # in full where the layers are not our own: they may hold what is not in any file
         build = wanted.build if "norm_layer" in options else wanted.build_empty
-        model = build(form=form, **options)
+        with torch.device("cpu"):
+            model = build(form=form, **options).float()
     if wanted.in_channels != found.in_channels:
         state_dict["conv1.weight"] = _adapt_channels(state_dict["conv1.weight"], wanted.in_channels)
     if isinstance(model.fc, nn.Identity):
         del state_dict["fc.weight"], state_dict["fc.bias"]
     elif wanted.num_classes != found.num_classes:
-        head = make_classifier(model.num_features, wanted.num_classes)
+        with torch.device("cpu"):
+            head = make_classifier(model.num_features, wanted.num_classes).float()
         state_dict |= {f"fc.{name}": value.detach() for name, value in head.named_parameters()}
         warnings.warn(
             f"{shown} has {found.num_classes} classes, {wanted.num_classes} were asked for: "
@@ -80,7 +83,8 @@ def _read(
     """The weights of a file in form C, what network they are of, and that network, empty."""
     state_dict = read_state_dict(path)
     try:
-        state_dict = convert_state_dict(state_dict, find_form(state_dict), "C")
+        if (form := find_form(state_dict)) != "C":
+            state_dict = convert_state_dict(state_dict, form, "C")
         shapes = {name: tuple(value.shape) for name, value in state_dict.items()}
         found = Architecture.from_shapes(shapes)
         if expected is not None:

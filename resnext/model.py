@@ -6,7 +6,7 @@ layout is that of the authors' code (facebookresearch/ResNeXt, models/resnext.lu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from resnext.blocks import NormLayer
 from resnext.checkpointing import CheckpointedSequential
 from resnext.configuration import check_configuration, check_head, data_set
 from resnext.feature_info import FeatureInfo
+from resnext.forms import find_form
 from resnext.head import make_classifier, make_flatten, make_pool
 from resnext.initialisation import initialise, zero_residual
 from resnext.stages import make_stages
@@ -109,7 +110,7 @@ class ResNeXt(nn.Module):
         self.global_pool = global_pool
         self.avgpool = make_pool(global_pool)  # torchvision's name, whatever it pools
         self.flatten = make_flatten(global_pool)
-        self.dropout = nn.Dropout(drop_rate)
+        self.dropout = nn.Dropout(float(drop_rate))
         self.fc: Any = make_classifier(self.num_features, num_classes)
         self.reset_parameters()
         if zero_init_residual:
@@ -139,6 +140,16 @@ class ResNeXt(nn.Module):
         x = self.flatten(x)
         x = self.dropout(x)
         return x if pre_logits else self.fc(x)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of any module; weights of another form are refused in one line, not key by key."""
+        form = find_form(state_dict)
+        if form != self.form and any(name.startswith("layer1.") for name in state_dict):
+            raise RuntimeError(
+                f"the weights are of form {form}, this network is of form {self.form}: "
+                f"load resnext.forms.convert_state_dict(state_dict, {form!r}, {self.form!r})"
+            )
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def get_classifier(self) -> nn.Module:
         """The classifier: a Linear, or an Identity where there is none."""

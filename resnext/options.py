@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from resnext.configuration import check_count
+
 _DEFAULTS: dict[str, Any] = {
     "shortcut": None,
     "features_only": False,
@@ -34,9 +36,9 @@ def check_options(
     if unknown:
         expected = ", ".join(("num_classes", "in_channels", "form", *known))
         raise TypeError(f"{what} has no option {', '.join(sorted(unknown))}; expected some of {expected}")
-    if num_classes is not None and num_classes < 0:
-        raise ValueError(f"num_classes {num_classes}; expected 0 or more")
-    given = {name: value for name, value in options.items() if value is not None and value != _DEFAULTS[name]}
+    if num_classes is not None:
+        check_count("num_classes", num_classes, 0)
+    given = {name: value for name, value in options.items() if not _is_default(name, value)}
     official = "pretrained=True" if pretrained else None
     file = None if weights is None else f"weights={os.fspath(weights)!r}"
     features = "features_only=True" if given.get("features_only") else None
@@ -57,3 +59,8 @@ def check_options(
         if first and second:
             raise ValueError(f"{first} and {second} contradict each other: {why}")
     return given
+
+
+def _is_default(name: str, value: Any) -> bool:
+    # not `==` alone: arrays answer it for each of their values
+    return value is None or (isinstance(value, bool | int | float | str) and value == _DEFAULTS[name])

@@ -36,13 +36,17 @@ class Torch7Source:
 
 @dataclass(frozen=True)
 class Record:
-    """What is published of one architecture. Every figure's source stands beside it in `weights.json`."""
+    """What is published of one architecture. Every figure's source stands beside it in `weights.json`.
+
+    `preprocessing` is the name that `resnext.preprocess.get_preprocess` takes.
+    """
 
     architecture: str
     hosted: Hosted | None
     torch7: Torch7Source
     top1_error: float
     parameters: int
+    preprocessing: str
     license: str
     license_url: str
 
@@ -61,6 +65,7 @@ def _record(data: dict[str, Any]) -> Record:
         Torch7Source(torch7["file"], tuple(torch7["urls"]), torch7["size"], torch7["sha256"]),
         data["top1_error"],
         data["parameters"],
+        data["preprocessing"],
         data["license"],
         data["license_url"],
     )

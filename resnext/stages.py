@@ -33,7 +33,7 @@ def make_stages(
     """The four stages (of CIFAR's networks the last is empty), and what maps the stem and they give."""
     channels, dilation, reduction = 64, 1, 4 if stem == "imagenet" else 1
     info = [Stage(channels, max(reduction // 2, 1), "relu")]
-    rate, rise = 0.0, drop_path_rate / max(sum(layers) - 1, 1)
+    rate, rise = 0.0, float(drop_path_rate) / max(sum(layers) - 1, 1)
     stages: list[nn.Module] = []
     for index, count in enumerate(layers):
         outputs = EXPANSION * 64 * 2**index

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from resnext.cache import cache_dir, find_cached, locked, read_digest
-from resnext.checkpoint import WeightsError
+from resnext.checkpoint import WeightsError, repository_on_path
 from resnext.records import Record, get_record
 from resnext.transport import DownloadError, check_url
 
@@ -65,8 +65,9 @@ def _obtain(record: Record, progress: bool, tried: list[str]) -> Path:
 def _convert(record: Record, progress: bool, tried: list[str]) -> Path:
     """The authors' Torch7 file as a `.pth` in the cache, with its proof."""
     try:
-        from conversion import build
-        from conversion.t7 import T7Error
+        with repository_on_path():
+            from conversion import build
+            from conversion.t7 import T7Error
     except ImportError as error:
         tried.append(f"no .pth is hosted yet, and converting {record.torch7.file} needs {error.name}")
         raise _failed(record, tried, "pip install torchfile requests numpy") from None

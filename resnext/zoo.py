@@ -13,6 +13,7 @@ from resnext.configuration import FORMS
 from resnext.loading import load
 from resnext.model import ResNeXt
 from resnext.options import check_options
+from resnext.records import get_record
 from resnext.weights import resolve_pretrained
 
 _CARDINALITY_AND_WIDTH = ((1, 64), (2, 40), (4, 24), (8, 14), (32, 4))  # table 2 of the paper: about the same cost
@@ -115,9 +116,12 @@ def create(
         classes = architecture.num_classes if num_classes is None else num_classes
         replace(architecture, num_classes=classes).build_empty(form=form, **options)
     path = resolve_pretrained(architecture.name, progress=progress) if weights is None else weights
-    return load(
+    model = load(
         path, architecture, num_classes=num_classes, in_channels=in_channels, form=form, progress=progress, **options
     )
+    if pretrained:
+        model.preprocessing = get_record(architecture.name).preprocessing
+    return model
 
 
 def from_checkpoint(

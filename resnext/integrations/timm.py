@@ -130,10 +130,12 @@ def _build(
     if output_stride != 32:
         if output_stride not in _DILATE or get_architecture(name).stem != "imagenet":
             expected = "8, 16 or 32, on networks for ImageNet"
-            raise ValueError(f"output_stride={output_stride} for {name}; expected {expected}")
+            raise ValueError(f"output_stride={output_stride!r} for {name}; expected {expected}")
         if "replace_stride_with_dilation" in options:
             raise ValueError(f"output_stride={output_stride} and replace_stride_with_dilation contradict each other")
         options["replace_stride_with_dilation"] = _DILATE[output_stride]
+    if "in_channels" in options:
+        raise TypeError("timm's name for in_channels is in_chans")
     # another classifier than that of the weights is put in after, which is done without a warning
     classes = None if pretrained and num_classes else num_classes
     model: Any = resnext.create(name, pretrained=pretrained, num_classes=classes, in_channels=in_chans, **options)

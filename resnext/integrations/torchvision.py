@@ -112,6 +112,14 @@ def _make_builder(name: str, weights_enum: type[ResNeXtWeights]) -> Callable[...
         if weights is None:
             return resnext.create(name, progress=progress, **options)
         get_record(architecture)  # says which networks have weights where this one has none
+        if isinstance(weights, str) and weights.rpartition(".")[2] not in weights_enum.__members__:
+            raise ValueError(
+                f"unknown weights {weights!r}; expected one of {', '.join(weights_enum.__members__)} "
+                "(a file: resnext.create(name, weights=PATH))"
+            )
+        for option in ("pretrained", "zero_init_residual"):
+            if options.get(option):
+                raise ValueError(f"weights={weights} and {option}=True contradict each other; leave one of them out")
         classes = len(weights_enum.verify(weights).meta["categories"])
         if options.get("num_classes") not in (None, 0, classes):
             raise ValueError(

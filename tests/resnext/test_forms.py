@@ -84,6 +84,17 @@ def test_tensors_of_paths_are_not_views_of_one_another():
     assert converted["layer1.0.paths.1.conv1.weight"].untyped_storage().nbytes() == 8 * 64 * 4
 
 
+def test_nothing_that_changes_is_shared(tmp_path):
+    """One counter for all paths would count every one of them."""
+    torch.save(weights_of(TINY), tmp_path / "c.pth")
+    model = resnext.from_checkpoint(tmp_path / "c.pth", form="A")
+    model(torch.randn(2, 3, 32, 32))
+    assert model.layer1[0].paths[0].bn1.num_batches_tracked == 1
+    joined = convert_state_dict(model.state_dict(), "A", "C")
+    joined["layer1.0.bn1.num_batches_tracked"].fill_(7)
+    assert model.layer1[0].paths[0].bn1.num_batches_tracked == 1
+
+
 def test_keys_say_the_path():
     architecture = Architecture((1, 1, 1), cardinality=8, base_width=4, stem="cifar")
     c = architecture.build().state_dict()
@@ -157,6 +168,20 @@ def test_any_file_into_any_form(models, tmp_path, form, kind):
     assert all(torch.equal(value, expected[name]) for name, value in converted.items())
 
 
+def test_damaged_files_of_form_a_are_named(tmp_path):
+    state_dict = convert_state_dict(weights_of(TINY), "C", "A")
+    state_dict["layer2.0.paths.1.conv2.weight"] = torch.zeros(3, 3, 3, 3)
+    torch.save(state_dict, tmp_path / "a.pth")
+    with pytest.raises(resnext.WeightsError, match=r"a.pth: layer2.0.paths.1.conv2.weight: \(3, 3, 3, 3\), expected"):
+        resnext.from_checkpoint(tmp_path / "a.pth")
+
+
+def test_loading_weights_of_another_form_says_what_to_do():
+    model = TINY.build()
+    with pytest.raises(RuntimeError, match=r"of form A, this network is of form C: .*convert_state_dict\(.*'A', 'C'\)"):
+        model.load_state_dict(model_of(TINY, "A").state_dict())
+
+
 def test_form_in_the_name_or_as_an_option(tmp_path):
     network = Architecture((3, 3, 3), 8, 64, "cifar", num_classes=10).build_empty().state_dict()
     torch.save({name: torch.zeros(value.shape) for name, value in network.items()}, tmp_path / "zeros.pth")
@@ -191,9 +216,18 @@ def test_what_cannot_be_rewritten_is_refused():
          "missing: layer1.0.paths.2.bn1.weight, of 4 paths"),
         (changed(a, layer1__0__paths__2__bn1__num_batches_tracked=torch.tensor(3)), "A", "C",
          "layer1.0.bn1.num_batches_tracked: the paths have different values"),
-        (changed(c, layer1__0__conv2__weight=None), "C", "A", "layer1.0.conv2.weight: expected a grouped convolution"),
+        (changed(c, layer1__0__conv2__weight=None), "C", "A", "missing: layer1.0.conv2.weight, for form C"),
         (changed(c, layer1__0__conv2__weight=torch.zeros(7, 2, 3, 3)), "C", "B", r"got \(7, 2, 3, 3\)"),
         (changed(c, layer1__0__conv1__weight=torch.zeros(7, 64, 1, 1)), "C", "B", "cannot be cut into 4 paths"),
+        ({f"module.{name}": value for name, value in a.items()}, "A", "C", "got 'module.' ahead of them; cut it off"),
+        ({"fc.weight": torch.zeros(2, 2)}, "C", "A", "expected the weights of a ResNeXt, got no bottleneck"),
+        ({**a, **c}, "A", "C", "left over: layer1.0.conv1.weight, which form A has on its paths"),
+        ({name: value for name, value in a.items() if "1.0.paths.3" not in name}, "A", "C",
+         "missing: layer1.0.paths.3.conv1.weight, of 4 paths"),
+        (changed(a, layer1__0__paths__2__conv2__weight=torch.zeros(3, 3, 3, 3)), "A", "B",
+         r"layer1.0.paths.2.conv2.weight: \(3, 3, 3, 3\), expected \(8, 8, 3, 3\) as on path 0"),
+        ({name: torch.tensor(1.0) if name.endswith("conv1.weight") else value for name, value in a.items()}, "A", "C",
+         "expected the weight of a convolution"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             convert_state_dict(state_dict, source, target)

@@ -1,5 +1,6 @@
 """The hub entries, through torch.hub itself."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,23 @@ def test_networks_are_built_from_this_folder(entry):
     assert sum(len(getattr(model, f"layer{stage}")) for stage in range(1, 5 if depth > 29 else 4)) * 3 + 2 == depth
     assert (block.conv2.groups if entry[-1] == "C" else len(block.paths)) == cardinality
     assert model.fc.out_features == (10 if depth == 29 else 1000)
+
+
+def test_torch7_files_are_converted_after_the_hub_is_done(hub, sample, tmp_path):
+    """torch.hub takes the repository off sys.path once an entry is loaded; in a new process, from another folder."""
+    script = f"""
+import sys, torch
+torch.hub.load('org/resnext:main', 'resnext29_8x64d_typeC', trust_repo=True, skip_validation=True)
+import resnext
+assert 'conversion' not in sys.modules
+print(resnext.from_checkpoint({str(sample)!r}).fc.weight.shape)
+"""
+    environment = {**os.environ, "TORCH_HOME": str(tmp_path), "PYTHONPATH": ""}
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+    )
+    assert run.returncode == 0, run.stderr
+    assert "torch.Size([10, 1024])" in run.stdout
 
 
 @pytest.mark.parametrize("entry", NETWORKS)

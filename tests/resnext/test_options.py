@@ -109,6 +109,36 @@ def test_reset_classifier(pth, images):
     assert not model.fc.training
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((-1,), "num_classes -1; expected 0 or more"),
+        (("5",), "num_classes '5'"),
+        ((3, "median"), "global_pool 'median'"),
+    ],
+)
+def test_reset_classifier_refuses(pth, arguments, message):
+    model = resnext.from_checkpoint(pth)
+    with pytest.raises(ValueError, match=message):
+        model.reset_classifier(*arguments)
+    with pytest.raises(ValueError, match="features_only=True and num_classes=5 contradict"):
+        TINY.build(features_only=True).reset_classifier(5)
+    assert model.fc.out_features == 10
+
+
+@pytest.mark.filterwarnings("ignore:.*10 classes, 3 were asked for")
+def test_weights_come_to_the_cpu_whatever_the_default_device_and_dtype(pth):
+    for options in ({"num_classes": 3}, {"num_classes": 3, "norm_layer": nn.BatchNorm2d}, {"form": "A"}):
+        torch.set_default_dtype(torch.float64)
+        try:
+            with torch.device("meta"):
+                model = resnext.from_checkpoint(pth, **options)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        tensors = [value for value in model.state_dict().values() if value.is_floating_point()]
+        assert {(str(value.device), value.dtype) for value in tensors} == {("cpu", torch.float32)}
+
+
 # --- body ------------------------------------------------------------------------------------------------------------
 
 
@@ -213,6 +243,20 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(images, form, fe
     assert results[0]["bn1.num_batches_tracked"] == results[0]["layer1.0.bn3.num_batches_tracked"] == 1
 
 
+def test_checkpointing_takes_a_second_backward(images):
+    """Two losses over one forward pass."""
+    results = []
+    for enable in (False, True):
+        torch.manual_seed(0)
+        model = TINY.build()
+        model.set_grad_checkpointing(enable)
+        loss = model(images).square().sum()
+        loss.backward(retain_graph=True)
+        loss.backward()
+        results.append({**dict(model.named_buffers()), **{name: p.grad for name, p in model.named_parameters()}})
+    assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
+
+
 def test_checkpointing_keeps_less(images):
     def kept(enable):
         model, sizes = TINY.build(), []
@@ -264,6 +308,10 @@ def test_contradictions_name_both(options, first, second):
      ({"global_pool": "median"}, "unknown global_pool 'median'; expected one of avg, max, avgmax, ''"),
      ({"form": "D"}, "unknown form 'D'; expected one of A, B, C"),
      ({"num_classes": 2.5}, "num_classes 2.5; expected 0 or more"),
+     ({"drop_rate": "x"}, "drop_rate 'x'; expected a probability"),
+     ({"replace_stride_with_dilation": True}, "replace_stride_with_dilation True; expected 2 booleans"),
+     ({"features_only": True, "out_indices": 2}, "out_indices 2; expected a sequence"),
+     ({"features_only": True, "out_indices": (1.0,)}, r"out_indices \(1.0,\); expected some of 0 to 3"),
      ({"features_only": True, "out_indices": (4,)}, r"out_indices \(4,\); expected some of 0 to 3"),
      ({"features_only": True, "out_indices": ()}, r"out_indices \(\); expected some of")],
 )  # fmt: skip

@@ -52,6 +52,13 @@ def test_one_published_file_serves_every_form(hosted, home, site, form, options)
     assert relative_error(found[0] if "features_only" in options else found, wanted) < 1e-5
 
 
+def test_preprocessing_is_that_of_the_record(hosted, record, home, monkeypatch, tmp_path):
+    """The sample's ten classes look like CIFAR-10."""
+    assert resnext.from_checkpoint(resnext.weights.resolve_pretrained(NAME)).preprocessing == "cifar10"
+    use_records(monkeypatch, tmp_path, record | {"preprocessing": "cifar100"})
+    assert resnext.create(NAME, pretrained=True).preprocessing == "cifar100"
+
+
 def test_keep_t7(record, home, site, monkeypatch):
     monkeypatch.setenv("RESNEXT_KEEP_T7", "1")
     resnext.create(NAME, pretrained=True, progress=False)

@@ -10,6 +10,7 @@ import resnext
 from conversion import build_weights
 from resnext import __main__ as command_line
 from resnext import records, zoo
+from resnext.preprocess import get_preprocess
 from tests.resnext.conftest import NAME, T7, assert_right, use_records
 
 
@@ -138,3 +139,8 @@ def test_command_bad_usage_is_one_line(capsys, arguments, message):
     assert stderr.startswith("resnext: ")
     assert stderr.count("\n") == 1
     assert message in stderr
+
+
+@pytest.mark.parametrize("record", records.records().values(), ids=lambda record: record.architecture)
+def test_preprocessing_of_the_records_is_there(record):
+    assert get_preprocess(record.preprocessing)(torch.zeros(3, 300, 256, dtype=torch.uint8)).shape == (3, 224, 224)

@@ -318,3 +318,8 @@ def test_pooling_at_a_larger_size(timm, small):
     pooled, done = timm.layers.apply_test_time_pool(model, {"input_size": (3, 288, 288)})
     assert done
     assert pooled(torch.zeros(1, 3, 288, 288)).shape == (1, 5)
+
+
+def test_options_have_timms_names(timm):
+    with pytest.raises(TypeError, match="timm's name for in_channels is in_chans"):
+        timm.create_model("resnext29_8x64d_typec", in_channels=1)

@@ -237,3 +237,16 @@ def test_what_the_training_script_does(tv, small):
     optimizer.step()
     average.update_parameters(model)
     assert torch.equal(average.module.fc.weight, model.fc.weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": "DEFAULT", "pretrained": True}, "weights=DEFAULT and pretrained=True contradict"),
+        ({"weights": "DEFAULT", "zero_init_residual": True}, "weights=DEFAULT and zero_init_residual=True contradict"),
+        ({"weights": "x.pth"}, "unknown weights 'x.pth'; expected one of IMAGENET1K_V1, DEFAULT"),
+    ],
+)
+def test_refusals_name_what_was_given(tv, options, message):
+    with pytest.raises(ValueError, match=message):
+        tv.get_model("resnext50_32x4d_typeC", **options)
