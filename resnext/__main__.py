@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from resnext import evaluate, export, info, predict
@@ -26,7 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever was reading has left, as `head` does; Python would say so once more at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (CommandError, WeightsError, OSError) as error:
         print(f"resnext: {error}", file=sys.stderr)
         return 2

@@ -1,5 +1,8 @@
 """The family: what the networks are, held against the tables of the paper."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -8,6 +11,7 @@ from resnext.__main__ import main
 from resnext.architecture import Architecture
 from resnext.stages import EXPANSION, block_width
 from resnext.zoo import ARCHITECTURES
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -104,3 +108,11 @@ def test_info_on_a_typo(capsys):
     assert seen.out == ""
     assert "unknown architecture 'resnext50_32x4'; did you mean resnext50_32x4d" in seen.err
     assert len(seen.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("redirect", "status"), [(">&-", 0), ("| true", 1)])
+def test_a_reader_that_has_left_is_no_traceback(redirect, status):
+    command = f"set -o pipefail; {sys.executable} -m resnext info resnext50_32x4d {redirect}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stderr == ""
+    assert done.returncode in (0, status)  # 0 where all was written before the reader left
