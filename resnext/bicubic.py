@@ -5,8 +5,13 @@ Catmull-Rom, corners aligned, no antialiasing, no clamping: `scaleCubic_rowcol` 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def plan(height: int, width: int, size: int, crop: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -69,15 +74,19 @@ def taps(lengths: Tensor, scaled: Tensor, output: Tensor) -> tuple[Tensor, Tenso
 
 
 def span(indices: Tensor) -> tuple[int, int]:
-    """The smallest of the indices, and the largest plus one."""
-    return int(indices.min()), int(indices.max()) + 1
+    """The smallest of the indices (4, count), which is the first, and the largest, which is the last, plus one."""
+    return int(indices[0, 0]), int(indices[-1, -1]) + 1
 
 
 def weigh(samples: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     """The sums along the last dimension but one: (…, length, n) of any type -> (…, count, n), float32."""
     indices, weights = indices.to(samples.device), weights.to(samples.device)
-    # All four neighbours at once, which takes more memory than one after the other, but one large block of it. Many
-    # blocks are given back to the system after each image and fetched again for the next, which would take most of the
-    # time.
     near = samples.index_select(-2, indices.flatten()).float()
     return torch.unflatten(near, -2, indices.shape).mul_(weights.unsqueeze(-1)).sum(-3)  # of (…, 4, count, n)
+
+
+def weigh_array(samples: NDArray[Any], indices: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
+    """`weigh` for numpy, to the bit: (length, n) -> (count, n), float32."""
+    near = samples.take(indices, axis=0).astype("float32", copy=False)
+    near *= weights[..., None]
+    return near.sum(axis=0)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
-_BAND = 2**17  # pixels that are copied at a time: Pillow needs several times the memory of what it hands out
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # how Pillow has 16-bit grey, by version, format and byte order
 # On the way to RGB: alpha that is multiplied in is taken out; a palette's would raise a warning when it is dropped.
 _STRAIGHT = {"P": "RGBA", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}
@@ -30,8 +27,8 @@ def check_pil(image: object) -> Image:
     raise TypeError(f"expected a PIL image, or a uint8 tensor (3, H, W) or (N, 3, H, W); got {type(image).__name__}")
 
 
-def to_pixels(image: Image, box: tuple[int, int, int, int] | None = None) -> Tensor:
-    """(H, W, 3), uint8; float32 from 0 to 255 where the image has 16 bits. Of a box (left, top, right, bottom), or all.
+def to_pixels(image: Image) -> NDArray[Any]:
+    """(H, W, 3), uint8; float32 from 0 to 255 where the image has 16 bits.
 
     As the official loader does it: grey becomes three equal channels, alpha is dropped (not composited), a palette
     becomes its colours, grey of 16 bits counts with all of them, a rotation in the EXIF data is left alone. Of colour
@@ -40,27 +37,18 @@ def to_pixels(image: Image, box: tuple[int, int, int, int] | None = None) -> Ten
 
     Raises ValueError for values without a known range: floating-point, or integers beyond 16 bits.
     """
-    left, top, right, bottom = box or (0, 0, *image.size)
-    deep = image.mode in _DEEP
-    pixels = torch.empty(bottom - top, right - left, 3, dtype=torch.float32 if deep else torch.uint8)
-    step = max(1, _BAND // (right - left))
-    for row in range(top, bottom, step):
-        band = image.crop((left, row, right, min(row + step, bottom)))
-        pixels[row - top : row - top + step] = _sixteen_bits(band) if deep else _eight_bits(band)
-    return pixels
+    import numpy as np
 
-
-def _sixteen_bits(image: Image) -> Tensor:
-    values = torch.frombuffer(bytearray(image.convert("I").tobytes()), dtype=torch.int32)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise ValueError(f"an image of mode {image.mode} with values from {low} to {high}; expected 0 to 65535")
-    return values.float().mul_(255 / 65535).view(image.height, image.width, 1)
-
-
-def _eight_bits(image: Image) -> Tensor:
+    if image.mode in _DEEP:
+        values = np.asarray(image.convert("I"))
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(
+                f"an image of mode {image.mode} with values from {values.min()} to {values.max()}; expected 0 to 65535"
+            )
+        grey = values.astype(np.float32) * np.float32(255 / 65535)
+        return np.broadcast_to(grey[..., np.newaxis], (*grey.shape, 3))
     if image.mode == "F":
         raise ValueError("an image of mode F; floating-point values have no known range, convert it to 8 bits first")
     if image.mode != "RGB":
         image = image.convert(_STRAIGHT.get(image.mode, image.mode)).convert("RGB")
-    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
+    return np.asarray(image)

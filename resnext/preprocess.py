@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from resnext.bicubic import plan, span, weigh
+from resnext.bicubic import plan, span, weigh, weigh_array
 from resnext.pixels import check_pil, to_pixels
 
 
@@ -37,6 +37,9 @@ IMAGENET = SETTINGS["imagenet"]
 # Crop -> shorter side. 224: imagenet.lua. 320: the paper's table 5 tests "as in" He et al., Identity Mappings in Deep
 # Residual Networks (arXiv 1603.05027), who take 320 px crops of images whose shorter side is 320.
 RESIZE = {224: 256, 320: 320}
+
+
+BAND = 5000  # pixels of a PIL image that are weighed at a time: 250 kB with their neighbours
 
 
 class Torch7Preprocess(nn.Module):
@@ -85,15 +88,29 @@ class Torch7Preprocess(nn.Module):
         return _normalise(pixels.view(shape).div_(255), self.mean, self.std)
 
     def _forward_pil(self, image: object) -> Tensor:
-        """The same for a PIL image, whose memory has the channels last: other strides, the same sums."""
+        """The same sums for a PIL image, in numpy and a few rows at a time.
+
+        For one image torch's threads take longer to wake than to work (on a busy machine a hundred times as long), and
+        blocks of memory that are too large for the C library to keep take longer to fetch than to fill.
+        """
+        import numpy as np
+
         image = check_pil(image)
-        rows, row_weights, columns, column_weights = plan(image.height, image.width, self.resize, self.crop)
-        (left, right), (top, bottom) = span(columns), span(rows)
-        kept = to_pixels(image, (left, top, right, bottom))
-        lines = weigh(kept.flatten(1), rows - top, row_weights)  # (crop, W * 3)
-        side = lines.t().contiguous().view(right - left, -1)  # (W, 3 * crop)
-        pixels = weigh(side, columns - left, column_weights).t().contiguous()
-        return _normalise(pixels.view(3, rows.size(1), -1).div_(255), self.mean, self.std)
+        tables = plan(image.height, image.width, self.resize, self.crop)
+        rows, row_weights, columns, column_weights = (table.numpy() for table in tables)
+        (left, right), count = span(tables[2]), rows.shape[1]
+        pixels = np.empty((3, count, columns.shape[1]), np.float32)
+        step = max(1, BAND // (right - left))
+        for band in (slice(first, first + step) for first in range(0, count, step)):
+            top, bottom = span(tables[0][:, band])
+            kept = to_pixels(image.crop((left, top, right, bottom)))  # with the channels last
+            lines = weigh_array(kept.reshape(bottom - top, -1), rows[:, band] - top, row_weights[:, band])
+            side = np.ascontiguousarray(lines.T).reshape(right - left, -1)  # (W, 3 * step)
+            pixels[:, band] = weigh_array(side, columns - left, column_weights).T.reshape(3, -1, columns.shape[1])
+        pixels /= 255
+        pixels -= np.array(self.mean, np.float32)[:, None, None]
+        pixels /= np.array(self.std, np.float32)[:, None, None]
+        return torch.from_numpy(pixels)
 
     def extra_repr(self) -> str:
         return f"resize={self.resize}, crop={self.crop}"
@@ -116,8 +133,8 @@ class CifarPreprocess(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         if not isinstance(image, Tensor):
-            pixels = to_pixels(check_pil(image)).permute(2, 0, 1).contiguous()
-            return _normalise(pixels.float(), self.mean, self.std)
+            pixels = to_pixels(check_pil(image)).transpose(2, 0, 1).astype("float32", order="C")
+            return _normalise(torch.from_numpy(pixels), self.mean, self.std)
         _check_tensor(image)
         return _normalise(image.float(), self.mean, self.std)
 

@@ -134,9 +134,11 @@ def test_the_longer_side_in_floating_point(height, width):
         assert error(Torch7Preprocess(49, crop)(image), official(image, 49, crop)) < LIMIT
 
 
-def test_every_way_in_gives_the_same_bits():
+@pytest.mark.parametrize("band", [preprocess.BAND, 500, 1])
+def test_every_way_in_gives_the_same_bits(band, monkeypatch):
+    monkeypatch.setattr(preprocess, "BAND", band)
     transform = Torch7Preprocess(40, 33)
-    for height, width in ((61, 45), (45, 61), (40, 52), (13, 17)):
+    for height, width in ((61, 45), (45, 61), (40, 52), (13, 17), (300, 200)):
         image, other = random_image(height, width), random_image(height, width, seed=1)
         expected = transform(image)
         strided = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # as numpy has a picture
@@ -158,14 +160,19 @@ def test_the_image_stays_as_it_was():
         assert picture.tobytes() == as_pil(before).tobytes()
 
 
-@pytest.mark.parametrize("convert", [as_pil, lambda tensor: tensor])
-def test_what_the_crop_leaves_out_is_not_computed(convert, monkeypatch):
-    samples = []
-    weigh = preprocess.weigh
-    monkeypatch.setattr(preprocess, "weigh", lambda *arguments: samples.append(arguments[0].shape) or weigh(*arguments))
-    Torch7Preprocess(64, 32)(convert(random_image(64, 4000)))
-    kept = 32 + 3  # with the neighbours
-    assert samples == [(kept, kept * 3) if convert is as_pil else (3, 64, kept), (kept, 3 * 32)]
+def test_what_the_crop_leaves_out_is_not_computed(monkeypatch):
+    shapes = []
+    for name in ("weigh", "weigh_array"):
+        function = getattr(preprocess, name)
+        monkeypatch.setattr(
+            preprocess, name, lambda *given, function=function: shapes.append(given[0].shape) or function(*given)
+        )
+    image, kept = random_image(64, 4000), 32 + 3  # with the neighbours
+    Torch7Preprocess(64, 32)(image)
+    assert shapes == [(3, 64, kept), (kept, 3 * 32)]
+    shapes.clear()
+    Torch7Preprocess(64, 32)(as_pil(image))
+    assert shapes == [(kept, kept * 3), (kept, 3 * 32)]
 
 
 def test_numbers_of_another_kind_by_default():
