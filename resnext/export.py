@@ -178,7 +178,7 @@ def _check(job: Job, temporary: Path, path: Path) -> float:
         raise MismatchError(f"{path}: not written, for {runtime} does not take it: {reason}") from failure
     if not error <= limit:
         dtype = PRECISIONS[job.options.precision]
-        limit = allowed_error(job.network, job.module.preprocess(job.images[0]), dtype, limit)
+        limit = max(allowed_error(job.network, job.module.preprocess(x), dtype, limit) for x in job.images)
     if not error <= limit:
         raise MismatchError(
             f"{path}: not written, for the logits that {runtime} computes are off by {error:.1e} (relative); "
