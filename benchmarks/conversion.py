@@ -25,6 +25,7 @@ if __name__ == "__main__":  # run as a script: this folder would shadow top-leve
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.measure import ROOT, interleave, machine, memory_status, parser, ratio, spread, table, target
+from benchmarks.result import Result
 
 SAMPLE = ROOT / "conversion" / "sample" / "cifar10_resnext11_4x8d_C_nested.t7.xz"
 OURS, PLAIN, PROVED = "ours", "plain route", "ours, with the proof"
@@ -42,17 +43,20 @@ def main() -> int:
     if options.memory_of:
         print(json.dumps(convert_here(options.memory_of, options.file, options.out)))
         return 0
-    with tempfile.TemporaryDirectory() as folder:
-        source = options.file or unpack_sample(Path(folder))
-        if not source.is_file():
-            arguments.error(f"{source}: no such file")
-        origin = "given" if options.file else "the sample of the repository"
-        print(
-            f"{source.name} ({origin}), {source.stat().st_size:,} bytes; {options.runs} runs each, median (quartiles)"
-        )
-        print(machine(), end="\n\n")
-        report(source.resolve(), Path(folder), options.runs)
+    if options.file and not options.file.is_file():
+        arguments.error(f"{options.file}: no such file")
+    print(machine(), end="\n\n")
+    run(options.runs, options.file)
     return 0
+
+
+def run(runs: int, given: Path | None = None) -> list[Result]:
+    """Measure with a file, or the sample of the repository; print the table and the targets."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = given or unpack_sample(Path(folder))
+        origin = "given" if given else "the sample of the repository"
+        print(f"{source.name} ({origin}), {source.stat().st_size:,} bytes; {runs} runs each, median (quartiles)\n")
+        return report(source.resolve(), Path(folder), runs)
 
 
 def unpack_sample(folder: Path) -> Path:
@@ -62,7 +66,7 @@ def unpack_sample(folder: Path) -> Path:
     return path
 
 
-def report(source: Path, folder: Path, runs: int) -> None:
+def report(source: Path, folder: Path, runs: int) -> list[Result]:
     """The table and the targets for one file."""
     times = interleave({name: partial(seconds, name, source, folder) for name in (OURS, PLAIN, PROVED)}, runs)
     memory = interleave({name: partial(peak, name, source, folder) for name in (OURS, PLAIN, PROVED)}, min(runs, 3))
@@ -84,6 +88,19 @@ def report(source: Path, folder: Path, runs: int) -> None:
         print(f"target  {text}: meant for a full network; Python's own objects outweigh this one")
     else:
         print(target(text, ratio(growth, sizes), MEMORY_LIMIT))
+    grown_by = {name: [float(value) for value, _ in memory[name] if value is not None] for name in memory}
+    unknown = {name: "not measured: not Linux" for name in memory if not grown_by[name]}
+    return [
+        Result("conversion", source.name, "time of the process", "s", times),
+        Result(
+            "conversion",
+            source.name,
+            "growth of peak memory",
+            "bytes",
+            {name: values for name, values in grown_by.items() if values},
+            unknown,
+        ),
+    ]
 
 
 def options_of(name: str, source: str, out: str) -> list[str]:

@@ -42,16 +42,14 @@ operator looks the primitive up and allocates its output at every call, some 30 
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # run as a script: this folder would shadow top-level modules of the same names
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -61,43 +59,41 @@ from torch import Tensor, nn
 
 import resnext
 from benchmarks.measure import interleave, machine, parser, ratio, spread, table
+from benchmarks.peers import PEERS, Run, run_onnxruntime, run_openvino, run_torch, timm, torchvision, write_onnx
+from benchmarks.result import Result
 from resnext.fold import relative_error
 from resnext.inference import find_compiler, optimize
 
 IMAGES = 16  # in a turn
+BATCHES = [1, 16]
 SIZE = 224
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LIMITS = {"fp32": 1e-4, "bf16": 3e-2}  # between the logits of two contenders
 RIVALS = {"fp32": ("ONNX Runtime", "OpenVINO"), "bf16": ("OpenVINO",)}
-PEERS = {
-    "torchvision": "torchvision",
-    "torchvision, torch.compile": "torchvision",
-    "timm": "timm",
-    "ONNX Runtime": "onnxruntime",
-    "OpenVINO": "openvino",
-}
-Run = Callable[[], Tensor]
 
 
 def main() -> int:
     """Measure, print; returns the exit status: 1 where the logits of two contenders differ."""
     arguments = parser(__doc__)
-    arguments.add_argument("--batch", type=int, nargs="+", default=[1, 16], metavar="N", help="default: 1 16")
-    arguments.add_argument("--precision", nargs="+", choices=TYPES, default=list(TYPES), help="default: both")
+    arguments.add_argument("--batch", type=int, nargs="+", default=BATCHES, metavar="N", help="default: 1 16")
+    arguments.add_argument("--precision", nargs="+", choices=LIMITS, default=list(LIMITS), help="default: both")
     options = arguments.parse_args()
     if min(options.batch) < 1:
         arguments.error("argument --batch: expected 1 or more")
-    print(f"ResNeXt-50 (32x4d), {SIZE} px, {torch.get_num_threads()} threads; {options.runs} runs each, median")
     print(machine(), end="\n\n")
+    results = run(options.runs, options.batch, options.precision)
+    return 1 if any(result.problems for result in results) else 0
+
+
+def run(runs: int, batches: Sequence[int] = BATCHES, precisions: Sequence[str] = tuple(LIMITS)) -> list[Result]:
+    """Measure; print the tables, the targets and the accuracy of bf16."""
+    print(f"ResNeXt-50 (32x4d), {SIZE} px, {torch.get_num_threads()} threads; {runs} runs each, median\n")
     model = make_model()
-    agree = True
     with tempfile.TemporaryDirectory() as folder:
-        for precision in options.precision:
-            for batch in options.batch:
-                agree &= measure(model, batch, precision, options.runs, Path(folder) / "resnext50.onnx")
-    if "bf16" in options.precision:
+        onnx = Path(folder) / "resnext50.onnx"
+        results = [measure(model, batch, precision, runs, onnx) for precision in precisions for batch in batches]
+    if "bf16" in precisions:
         top1(model)
-    return 0 if agree else 1
+    return results
 
 
 def make_model() -> resnext.ResNeXt:
@@ -113,7 +109,7 @@ def make_model() -> resnext.ResNeXt:
     return model
 
 
-def measure(model: resnext.ResNeXt, batch: int, precision: str, runs: int, onnx: Path) -> bool:
+def measure(model: resnext.ResNeXt, batch: int, precision: str, runs: int, onnx: Path) -> Result:
     """One table; whether all logits agree."""
     x = torch.randn(batch, 3, SIZE, SIZE)
     contenders, missing = make_contenders(model, x, precision, onnx)
@@ -141,10 +137,15 @@ def measure(model: resnext.ResNeXt, batch: int, precision: str, runs: int, onnx:
         best = min(rivals, key=lambda name: statistics.median(times[name]))
         value = ratio(times[best], times[ours])
         print(f"target  {best}'s time is at least ours: {'met' if value >= 1 else 'MISSED'} ({value:.2f})\n")
-    wrong = [name for name, error in errors.items() if not error <= LIMITS[precision]]
-    for name in wrong:
-        print(f"{name}: its logits differ from ours by {errors[name]:.1e}", file=sys.stderr)
-    return not wrong
+    wrong = [
+        f"{name}: its logits differ from ours by {error:.1e}"
+        for name, error in errors.items()
+        if not error <= LIMITS[precision]
+    ]
+    for problem in wrong:
+        print(problem, file=sys.stderr)
+    title = f"ResNeXt-50 at {SIZE} px, {precision}, batch {batch}"
+    return Result("inference", title, "time per image", "s", times, missing, wrong)
 
 
 def turn(run: Run, batch: int) -> float:
@@ -167,8 +168,8 @@ def make_contenders(
         "torchvision": lambda: run_torch(torchvision(model), x, precision),
         "torchvision, torch.compile": lambda: run_torch(torch.compile(torchvision(model)), x, precision),
         "timm": lambda: run_torch(timm(model), x, precision),
-        "ONNX Runtime": lambda: run_onnxruntime(export(model, onnx), x),
-        "OpenVINO": lambda: run_openvino(export(model, onnx), x, precision),
+        "ONNX Runtime": lambda: run_onnxruntime(write_onnx(model, onnx), x),
+        "OpenVINO": lambda: run_openvino(write_onnx(model, onnx), x, precision),
     }
     missing = {name: "not installed" for name, package in PEERS.items() if importlib.util.find_spec(package) is None}
     if find_compiler() is None:
@@ -179,71 +180,6 @@ def make_contenders(
         missing.setdefault("ONNX Runtime", "does not compute in bfloat16 on a CPU")
     contenders = {name: make() for name, make in makers.items() if name not in missing}
     return contenders, missing | {"GPU": "not measured" if torch.cuda.is_available() else "not measured: none here"}
-
-
-def run_torch(network: Any, x: Tensor, precision: str) -> Run:
-    network = network.to(TYPES[precision])
-
-    def run() -> Tensor:
-        with torch.no_grad():
-            return network(x.to(TYPES[precision])).float()
-
-    return run
-
-
-def torchvision(model: resnext.ResNeXt) -> nn.Module:
-    network: nn.Module = import_torchvision().models.resnext50_32x4d().eval()
-    network.load_state_dict(model.state_dict())
-    return network
-
-
-def timm(model: resnext.ResNeXt) -> nn.Module:
-    import_torchvision()  # timm imports it
-    network: nn.Module = importlib.import_module("timm").create_model("resnext50_32x4d").eval()
-    network.load_state_dict(model.state_dict())
-    return network
-
-
-def import_torchvision() -> Any:
-    return importlib.import_module("tests.torchvision_shim").import_torchvision()
-
-
-def export(model: resnext.ResNeXt, onnx: Path) -> str:
-    """The ONNX file, made at the first call."""
-    if not onnx.exists():
-        torch.onnx.export(
-            model,
-            (torch.randn(2, 3, SIZE, SIZE),),
-            onnx,
-            dynamo=True,
-            verbose=False,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            input_names=["image"],
-            output_names=["logits"],
-        )
-    return str(onnx)
-
-
-def run_onnxruntime(onnx: str, x: Tensor) -> Run:
-    onnxruntime: Any = importlib.import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    return lambda: torch.from_numpy(session.run(None, {"image": x.numpy()})[0])
-
-
-def run_openvino(onnx: str, x: Tensor, precision: str) -> Run:
-    openvino: Any = importlib.import_module("openvino")
-    core = openvino.Core()
-    network = core.read_model(onnx)
-    network.reshape(list(x.shape))
-    options = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    }
-    request = core.compile_model(network, "CPU", options).create_infer_request()
-    return lambda: torch.from_numpy(next(iter(request.infer([x.numpy()], share_inputs=True).values())))
 
 
 @torch.no_grad()

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from benchmarks.result import quartiles
+
 ROOT = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
 
@@ -44,7 +46,7 @@ def interleave(contenders: Mapping[str, Callable[[], T]], runs: int) -> dict[str
 
 def spread(values: Sequence[float], unit: str, scale: float = 1.0, digits: int = 2) -> str:
     """`2.05 s (2.01 to 2.12)`: the median, and the quartiles around it."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
+    low, middle, high = quartiles(values)
     shown = [f"{value * scale:.{digits}f}" for value in (middle, low, high)]
     return f"{shown[0]} {unit} ({shown[1]} to {shown[2]})"
 
@@ -66,11 +68,19 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-def machine() -> str:
+def machine(packages: Sequence[str] = ("torch", "torchvision")) -> str:
     """One line: processor, cores that this process may use, operating system, versions."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision"))
-    return f"{_processor()}, {cores} cores, {platform.system()}; Python {platform.python_version()}, {versions}"
+    shown = ", ".join(f"{name} {version(name)}" for name in packages)
+    return f"{_processor()}, {cores} cores, {platform.system()}; Python {platform.python_version()}, {shown}"
+
+
+def version(name: str) -> str:
+    """That of an installed package, or "not installed"."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def memory_status(field: str) -> int | None:
@@ -91,13 +101,6 @@ def _positive(text: str) -> int:
 def _progress(text: str) -> None:
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _processor() -> str:

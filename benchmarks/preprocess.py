@@ -11,6 +11,7 @@ image; a run is several of them, and the runs take turns.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import random
 import sys
 import time
@@ -27,6 +28,7 @@ from PIL import Image
 
 from benchmarks.measure import interleave, machine, parser, ratio, spread, table, target
 from benchmarks.ready import import_package
+from benchmarks.result import Result
 from resnext.preprocess import IMAGENET, Torch7Preprocess
 
 SIZES = ((375, 500), (1200, 1600))  # height, width
@@ -37,11 +39,21 @@ Transform = Callable[[Any], torch.Tensor]
 def main() -> int:
     """Measure, print; returns the exit status."""
     options = parser(__doc__).parse_args()
-    transforms: dict[str, Transform] = {"ours": Torch7Preprocess(), "torchvision": torchvision_pipeline()}
-    print(f"{options.runs} runs of about {SECONDS} s each, median (quartiles) of the time per image")
     print(machine(), end="\n\n")
+    run(options.runs)
+    return 0
+
+
+def run(runs: int) -> list[Result]:
+    """Measure; print the table and the targets."""
+    print(f"{runs} runs of about {SECONDS} s each, median (quartiles) of the time per image\n")
+    transforms: dict[str, Transform] = {"ours": Torch7Preprocess()}
+    missing = {} if importlib.util.find_spec("torchvision") else {"torchvision": "not installed"}
+    if not missing:
+        transforms["torchvision"] = torchvision_pipeline()
     rows: list[tuple[str, ...]] = [("image", "as", "threads", *transforms, "of torchvision's")]
     targets: list[str] = []
+    results: list[Result] = []
     default = torch.get_num_threads()
     for height, width in SIZES:
         size = f"{height} x {width}"
@@ -50,19 +62,21 @@ def main() -> int:
         for kind, example in (("PIL image", image), ("tensor", tensor.permute(2, 0, 1).contiguous())):
             for threads in sorted({default, 1}, reverse=True):
                 torch.set_num_threads(threads)
-                calls = max(1, round(SECONDS / seconds(transforms["torchvision"], example, 3)))
+                calls = max(1, round(SECONDS / seconds(transforms["ours"], example, 3)))
                 contenders = {name: partial(seconds, call, example, calls) for name, call in transforms.items()}
-                times = interleave(contenders, options.runs)
-                share = ratio(times["ours"], times["torchvision"])
+                times = interleave(contenders, runs)
+                share = "-" if missing else f"{ratio(times['ours'], times['torchvision']):.2f}"
                 shown = [spread(times[name], "ms", 1e3) for name in transforms]
-                rows.append((size, kind, str(threads), *shown, f"{share:.2f}"))
-                if kind == "PIL image":
-                    text = f"{size}, {kind}, threads: {threads}: at most torchvision's time"
-                    targets.append(target(text, share, 1))
+                rows.append((size, kind, str(threads), *shown, share))
+                title = f"{size}, {kind}, threads: {threads}"
+                results.append(Result("preprocess", title, "time per image", "s", times, missing))
+                if kind == "PIL image" and not missing:
+                    text = f"{title}: at most torchvision's time"
+                    targets.append(target(text, ratio(times["ours"], times["torchvision"]), 1))
     torch.set_num_threads(default)
     print(table(rows), end="\n\n")
-    print(*targets, sep="\n")
-    return 0
+    print(*targets, *(f"{name}: {why}" for name, why in missing.items()), sep="\n")
+    return results
 
 
 def seconds(transform: Transform, image: Any, calls: int) -> float:
