@@ -30,9 +30,9 @@ it gave. The machine is a busy virtual one: most figures are medians of 3 to 7 i
                                              (two copies in one process, one of them in huge pages).
     input converted ahead of the graph       adopted: to bf16 and channels last Inductor's loop takes 0.98 ms for an
                                              image, torch's two copies 0.2.
-    malloc that keeps its memory             not adopted (GLIBC_TUNABLES glibc.malloc.mmap_max=0): 46 instead of 54 ms per
-                                             image at batch 16 without pieces, in separate runs; in pieces there are no
-                                             page faults left to save.
+    malloc that keeps its memory             not adopted (GLIBC_TUNABLES glibc.malloc.mmap_max=0): 46 instead of 54 ms
+                                             per image at batch 16 without pieces, in separate runs; in pieces there are
+                                             no page faults left to save.
     one thread per image instead of two      no gain: 47.1 against 47.5 ms per image at batch 16 in fp32.
     GOMP_SPINCOUNT, OMP_PROC_BIND            no gain.
     space-to-depth stem, fused stem          not tried: the stem takes 2.5 % of the time and runs at 200 GFLOP/s in
