@@ -9,7 +9,9 @@ is not installed gets a row that says so. Compilation is not measured here. The 
 first class is float32's, on 1,000 random images of 64 px.
 
 Notes: what was tried for `resnext.optimize`, on two cores of an AMD EPYC (Zen 4, AVX-512, bf16), torch 2.13, and what
-it gave. The machine is a busy virtual one; differences under 3 % are within its noise.
+it gave. The machine is a busy virtual one: most figures are medians of 3 to 7 interleaved rounds, and differences under
+5 % are within their noise. Side by side, in its quieter hours, our time over the best rival's was 1.05 at batch 1 and
+1.06 at batch 16 in fp32, 1.06 at batch 1 in bf16: the target of 1.00 is missed.
 
     weights packed for the very input size   adopted. Packed without it, oneDNN rearranges 17 of 53 weights at every
                                              call: 221 instead of 45 ms for one image in fp32, 254 instead of 25 in
@@ -28,16 +30,17 @@ it gave. The machine is a busy virtual one; differences under 3 % are within its
                                              (two copies in one process, one of them in huge pages).
     input converted ahead of the graph       adopted: to bf16 and channels last Inductor's loop takes 0.98 ms for an
                                              image, torch's two copies 0.2.
-    malloc that keeps its memory             not adopted (GLIBC_TUNABLES glibc.malloc.mmap_max=0): 14 % at batch 16
-                                             without pieces; with them there are no page faults left to save.
+    malloc that keeps its memory             not adopted (GLIBC_TUNABLES glibc.malloc.mmap_max=0): 46 instead of 54 ms
+                                             per image at batch 16 without pieces, in separate runs; in pieces there are
+                                             no page faults left to save.
     one thread per image instead of two      no gain: 47.1 against 47.5 ms per image at batch 16 in fp32.
     GOMP_SPINCOUNT, OMP_PROC_BIND            no gain.
-    cpp_wrapper of torch.compile             no gain over the plain one; AOTInductor has it anyway.
     space-to-depth stem, fused stem          not tried: the stem takes 2.5 % of the time and runs at 200 GFLOP/s in
                                              fp32, near the 220 of the 1x1 convolutions; Inductor's max pooling 1 %.
 
 What is left at batch 1 in bf16 lies between the convolutions, which are as fast as OpenVINO's one by one: torch's
-operator looks the primitive up and allocates its output at every call, some 30 us for each of 53.
+operator looks the primitive up and allocates its output at every call, some 30 us for each of 53. Where other programs
+use the cores, ours falls further behind than OpenVINO and ONNX Runtime: OpenMP's threads wait for the slowest of them.
 """
 
 from __future__ import annotations
