@@ -90,8 +90,8 @@ class Torch7Preprocess(nn.Module):
     def _forward_pil(self, image: object) -> Tensor:
         """The same sums for a PIL image, in numpy and a few rows at a time.
 
-        For one image torch's threads take longer to wake than to work (on a busy machine a hundred times as long), and
-        blocks of memory that are too large for the C library to keep take longer to fetch than to fill.
+        For one image torch's threads take longer to wake than to work, much longer on a busy machine; and blocks of
+        memory that are too large for the C library to keep take longer to fetch than to fill.
         """
         import numpy as np
 

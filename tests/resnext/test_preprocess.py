@@ -175,13 +175,15 @@ def test_what_the_crop_leaves_out_is_not_computed(monkeypatch):
     assert shapes == [(kept, kept * 3), (kept, 3 * 32)]
 
 
-def test_numbers_of_another_kind_by_default():
-    """A default type of float64 is the user's affair; what comes out is float32 as ever."""
+def test_other_defaults():
+    """A default type or device is the user's affair; what comes out is the same as ever."""
     image, transform = random_image(40, 50), Torch7Preprocess(40, 33)
     expected = transform(image)
     torch.set_default_dtype(torch.float64)
     try:
-        assert torch.equal(transform(image), expected)
+        with torch.device("meta"):
+            assert torch.equal(transform(image), expected)
+            assert torch.equal(transform(as_pil(image)), expected)
     finally:
         torch.set_default_dtype(torch.float32)
 
