@@ -5,6 +5,7 @@ Catmull-Rom, corners aligned, no antialiasing, no clamping: `scaleCubic_rowcol` 
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,6 +41,12 @@ def plan(height: int, width: int, size: int, crop: int | None) -> tuple[Tensor, 
         output = ((scaled - crop) / 2).ceil() + torch.arange(crop, device=cpu)  # the official CenterCrop's offset
     indices, weights = taps(lengths, scaled, output)
     return indices[0, :, :down], weights[0, :, :down], indices[1, :, :across], weights[1, :, :across]
+
+
+@functools.lru_cache(maxsize=64)  # most photographs have one of a few sizes
+def plan_arrays(height: int, width: int, size: int, crop: int | None) -> tuple[NDArray[Any], ...]:
+    """`plan` for numpy."""
+    return tuple(table.numpy() for table in plan(height, width, size, crop))
 
 
 def scaled_length(length: int, shorter: int, size: int) -> int:

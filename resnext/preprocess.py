@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from resnext.bicubic import plan, span, weigh, weigh_array
+from resnext.bicubic import plan, plan_arrays, span, weigh, weigh_array
 from resnext.pixels import check_pil, to_pixels
 
 
@@ -96,13 +96,12 @@ class Torch7Preprocess(nn.Module):
         import numpy as np
 
         image = check_pil(image)
-        tables = plan(image.height, image.width, self.resize, self.crop)
-        rows, row_weights, columns, column_weights = (table.numpy() for table in tables)
-        (left, right), count = span(tables[2]), rows.shape[1]
+        rows, row_weights, columns, column_weights = plan_arrays(image.height, image.width, self.resize, self.crop)
+        left, right, count = int(columns[0, 0]), int(columns[-1, -1]) + 1, rows.shape[1]
         pixels = np.empty((3, count, columns.shape[1]), np.float32)
         step = max(1, BAND // (right - left))
         for band in (slice(first, first + step) for first in range(0, count, step)):
-            top, bottom = span(tables[0][:, band])
+            top, bottom = int(rows[0, band][0]), int(rows[-1, band][-1]) + 1
             kept = to_pixels(image.crop((left, top, right, bottom)))  # with the channels last
             lines = weigh_array(kept.reshape(bottom - top, -1), rows[:, band] - top, row_weights[:, band])
             side = np.ascontiguousarray(lines.T).reshape(right - left, -1)  # (W, 3 * step)
