@@ -17,6 +17,7 @@ from torch import Tensor
 
 from resnext.cache import cache_dir, locked, read_digest
 from resnext.download import sha256_of
+from resnext.huge_pages import huge_pages
 
 
 class CompilerError(RuntimeError):
@@ -34,7 +35,8 @@ class CompiledNetwork:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._package = torch._inductor.aoti_load_package(os.fspath(path))
+        with huge_pages():
+            self._package = torch._inductor.aoti_load_package(os.fspath(path))
         self.metadata: Mapping[str, str] = self._package.get_metadata()
         if "input_shape" not in self.metadata:
             raise RuntimeError(f"{os.fspath(path)}: expected a package of this project's export")
