@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # run as a script: this folder would shadow top-level modules of the same names
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import resnext
 from benchmarks import inference
@@ -99,9 +100,9 @@ def measure(model: resnext.ResNeXt, batch: int, precision: str, runs: int, peak:
 def make_contenders(model: resnext.ResNeXt, x: Tensor, precision: str) -> tuple[dict[str, Run], dict[str, str]]:
     """What runs, and what does not and why."""
 
-    def other(network: nn.Module, compile: bool) -> Run:
-        network = network.to(x.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return run_torch(torch.compile(network) if compile else network, x, precision)  # type: ignore[no-untyped-call]
+    def other(network: Any, compile: bool) -> Run:
+        network = network.to(x.device, memory_format=torch.channels_last)
+        return run_torch(torch.compile(network) if compile else network, x, precision)
 
     makers: dict[str, Callable[[], Run]] = {
         inference.OURS: lambda: partial(optimize(model, x, precision), x),

@@ -11,6 +11,7 @@ import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,12 +32,11 @@ class CompiledNetwork:
     them or leaves some out; this one refuses them, but for N, which is free: it runs in pieces of the N of the package,
     the last filled up with zeros.
 
-    `metadata` is what the package says about itself. Raises RuntimeError for a file that is no such package.
+    `metadata` is what the package says about itself. Raises FileNotFoundError, and RuntimeError for another file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        with huge_pages():
-            self._package = torch._inductor.aoti_load_package(os.fspath(path))
+        self._package = open_package(path)
         self.metadata: Mapping[str, str] = self._package.get_metadata()
         if "input_shape" not in self.metadata:
             raise RuntimeError(f"{os.fspath(path)}: expected a package of this project's export")
@@ -44,6 +44,7 @@ class CompiledNetwork:
         piece, *self._image = self.metadata["input_shape"].split(" x ")
         self._piece = int(piece) if piece.isdecimal() else None
 
+    @torch.no_grad()  # with gradients the operators of oneDNN rearrange their weights at every call
     def __call__(self, images: Tensor) -> Tensor:
         """Raises ValueError for images of another size or type than the package was compiled for."""
         fits = images.dim() == 4 and all(
@@ -64,8 +65,25 @@ class CompiledNetwork:
         count = images.shape[0]
         if self._piece is not None and count < self._piece:
             images = torch.cat([images, images.new_zeros(self._piece - count, *images.shape[1:])])
-        logits: Tensor = self._package(images)
+        logits: Tensor = self._package.boxed_run([images])[0]
         return logits[:count]
+
+
+def open_package(path: str | os.PathLike[str]) -> Any:
+    """torch's loader of AOTInductor packages, for one model; `boxed_run` takes and gives lists of tensors.
+
+    `torch._inductor.aoti_load_package` wraps it, takes two seconds to import, and parses JSON at each call.
+
+    Raises FileNotFoundError, and RuntimeError for a file that is no package.
+    """
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{os.fspath(path)}: no such file; expected a package of AOTInductor (.pt2)")
+    try:
+        with huge_pages():
+            return torch._C._aoti.AOTIModelPackageLoader(os.fspath(path), "model", False, 1, -1)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RuntimeError(f"{os.fspath(path)}: expected a package of AOTInductor (.pt2): {reason}") from None
 
 
 def load(path: str | os.PathLike[str]) -> CompiledNetwork:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from resnext import onednn, onednn_graph
+from resnext.aoti import open_package
 from resnext.fold import FoldedResNeXt
 from resnext.grouping import widen_fastest
-from resnext.huge_pages import huge_pages
 
 Runner = Callable[[Tensor], Tensor]
 
@@ -61,7 +61,7 @@ def compile_package(network: FoldedResNeXt, example: Tensor, path: Path) -> None
     """Write an AOTInductor package (.pt2) for images of the very shape, layout, type and device of `example`.
 
     The weights are frozen and packed for it. Fastest is an example in the type of the weights, channels last.
-    `torch._inductor.aoti_load_package(path)` gives the function that `FoldedResNeXt.forward` is.
+    `resnext.aoti.open_package(path)` reads it.
     """
     with torch.no_grad():
         program = torch.export.export(network, (example,))
@@ -82,8 +82,12 @@ def _compile(network: FoldedResNeXt, piece: Tensor) -> Runner:
         return _compile_for_gpu(network, piece)
     with tempfile.TemporaryDirectory() as folder:
         compile_package(network, piece, Path(folder) / "resnext.pt2")
-        with huge_pages():
-            run: Runner = torch._inductor.aoti_load_package(str(Path(folder) / "resnext.pt2"))
+        package = open_package(Path(folder) / "resnext.pt2")
+
+    def run(x: Tensor) -> Tensor:
+        logits: Tensor = package.boxed_run([x])[0]
+        return logits
+
     run(piece)
     return run
 

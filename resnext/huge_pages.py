@@ -12,12 +12,12 @@ HUGE = 2 * 2**20  # bytes
 LEAST = 8 * 2**20  # a region of fewer bytes is not worth the call
 MOST = 2**30  # a larger one is mostly others' memory, and a gigabyte takes two seconds
 COLLAPSE = 25  # MADV_COLLAPSE, from Linux 6.1; Python has no name for it
-HEAP = "[heap]"
+HEAP = "[heap]"  # what is freed in it is used again, so what is new may lie anywhere in it
 
 
 @contextlib.contextmanager
-def huge_pages() -> Iterator[None]:
-    """Put what is allocated meanwhile (new regions, and the heap) into huge pages; do nothing where that cannot be.
+def huge_pages(heap: bool = False) -> Iterator[None]:
+    """Put new regions of memory into huge pages on leaving, and on request the heap; do nothing where that cannot be.
 
     It is advice to the system: no value changes. Regions of less than 8 MiB or more than 1 GiB are left alone.
     """
@@ -30,7 +30,7 @@ def huge_pages() -> Iterator[None]:
     for first, last, name in _regions():
         new = all(last <= start or end <= first for start, end in before)
         first, last = -(-first // HUGE) * HUGE, last // HUGE * HUGE
-        if (new or name == HEAP) and LEAST <= last - first <= MOST:
+        if (new or (heap and name == HEAP)) and LEAST <= last - first <= MOST:
             advise(first, last - first, COLLAPSE)
 
 

@@ -28,7 +28,7 @@ def build(network: FoldedResNeXt, piece: Tensor) -> Callable[[Tensor], Tensor]:
 
     Raises UnavailableError.
     """
-    with _fusing(), torch.no_grad(), huge_pages(), warnings.catch_warnings():
+    with _fusing(), torch.no_grad(), huge_pages(heap=True), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript's of itself; there is no other way in
         function = torch.jit.freeze(torch.jit.trace(network, piece, check_trace=False))  # type: ignore[no-untyped-call]
         for _ in range(WARM_UP):

@@ -1,6 +1,7 @@
 """Packages of AOTInductor: compiled once, kept, checked when they are loaded and used."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -124,14 +125,33 @@ def test_no_compiler(tmp_path, monkeypatch, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"hub", "tiny.pth"}
 
 
-def test_somebody_elses_package(compiled, tmp_path, monkeypatch):
-    class Package:
-        def __init__(self, path):
-            pass
-
-        def get_metadata(self):
-            return {}
-
-    monkeypatch.setattr("torch._inductor.aoti_load_package", Package)
+def test_somebody_elses_package(monkeypatch, tmp_path):
+    monkeypatch.setattr(aoti, "open_package", lambda path: SimpleNamespace(get_metadata=dict))
     with pytest.raises(RuntimeError, match=r"x.pt2: expected a package of this project"):
         aoti.load("x.pt2")
+
+
+def test_no_package(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"x\.pt2: no such file; expected a package"):
+        aoti.load(tmp_path / "x.pt2")
+    (tmp_path / "x.pt2").write_bytes(b"PK\3\4 and no more")
+    with pytest.raises(RuntimeError, match=r"x\.pt2: expected a package of AOTInductor \(\.pt2\): "):
+        aoti.load(tmp_path / "x.pt2")
+    torch.save({}, tmp_path / "y.pt2")
+    with pytest.raises(RuntimeError, match=r"y\.pt2: expected a package of AOTInductor \(\.pt2\): "):
+        aoti.load(tmp_path / "y.pt2")
+
+
+def test_without_gradients(compiled):
+    """With them, the weights are rearranged at every call."""
+    network = aoti.load(compiled[1] / "a.pt2")
+    package, modes = network._package, []
+
+    def boxed_run(inputs):
+        modes.append(torch.is_grad_enabled())
+        return package.boxed_run(inputs)
+
+    network._package = SimpleNamespace(boxed_run=boxed_run)
+    with torch.enable_grad():
+        network(torch.zeros(2, 3, 32, 32))
+    assert modes == [False]

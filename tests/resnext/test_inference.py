@@ -253,7 +253,8 @@ def test_wider_groups_are_the_same(model):
         widen(conv, 3)
 
 
-def test_huge_pages_for_what_is_new_and_for_the_heap(monkeypatch):
+@pytest.mark.parametrize("heap", [False, True])
+def test_huge_pages_for_large_new_regions_and_the_heap(monkeypatch, heap):
     megabyte = 2**20
     lists = iter(
         [
@@ -263,7 +264,7 @@ def test_huge_pages_for_what_is_new_and_for_the_heap(monkeypatch):
                 (99 * megabyte, 120 * megabyte, ""),  # new, its first page is not huge
                 (130 * megabyte, 137 * megabyte, ""),  # new, small
                 (200 * megabyte, 300 * megabyte, ""),  # old
-                (400 * megabyte, 430 * megabyte, "[heap]"),  # what is freed in it is used again
+                (400 * megabyte, 430 * megabyte, "[heap]"),
                 (1000 * megabyte, 2100 * megabyte, ""),  # new, but large
             ],
         ]
@@ -273,9 +274,9 @@ def test_huge_pages_for_what_is_new_and_for_the_heap(monkeypatch):
     monkeypatch.setattr(
         ctypes, "CDLL", lambda _: SimpleNamespace(madvise=lambda *arguments: advised.append(arguments) or -1)
     )
-    with huge_pages.huge_pages():
+    with huge_pages.huge_pages(heap):
         assert not advised
-    assert advised == [(100 * megabyte, 20 * megabyte, 25), (400 * megabyte, 30 * megabyte, 25)]
+    assert advised == [(100 * megabyte, 20 * megabyte, 25), (400 * megabyte, 30 * megabyte, 25)][: 1 + heap]
 
 
 def test_regions_of_this_process():
