@@ -93,9 +93,9 @@ def memory_status(field: str) -> int | None:
 
 
 def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 up, got {text}")
+    return int(text)
 
 
 def _progress(text: str) -> None:

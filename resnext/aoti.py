@@ -20,6 +20,8 @@ from resnext.cache import cache_dir, locked, read_digest
 from resnext.download import sha256_of
 from resnext.huge_pages import huge_pages
 
+RECIPE = 2  # of `_compile`: to be counted up when it makes other packages
+
 
 class CompilerError(RuntimeError):
     """AOTInductor fails, mostly for want of a C++ compiler. Says what to do."""
@@ -81,6 +83,8 @@ def open_package(path: str | os.PathLike[str]) -> Any:
     try:
         with huge_pages():
             return torch._C._aoti.AOTIModelPackageLoader(os.fspath(path), "model", False, 1, -1)
+    except TypeError:  # an older torch, whose loader takes less
+        return torch._inductor.aoti_load_package(os.fspath(path)).loader
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise RuntimeError(f"{os.fspath(path)}: expected a package of AOTInductor (.pt2): {reason}") from None
@@ -116,7 +120,7 @@ def compile_cached(program: torch.export.ExportedProgram, metadata: Mapping[str,
 
 def _key(program: torch.export.ExportedProgram, metadata: Mapping[str, str]) -> str:
     """Of everything that the compiled code depends on."""
-    parts = [str(program.graph), dict(metadata), str(torch.__version__), _processor(), torch.get_num_threads()]
+    parts = [RECIPE, str(program.graph), dict(metadata), str(torch.__version__), _processor(), torch.get_num_threads()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -145,9 +149,10 @@ def _compile(program: torch.export.ExportedProgram, metadata: Mapping[str, str],
     temporary = package.with_name(f".writing-{secrets.token_hex(8)}.pt2")
     configuration = {"freezing": True, "aot_inductor.metadata": dict(metadata)}
     try:
-        torch._inductor.aoti_compile_and_package(
-            program, package_path=os.fspath(temporary), inductor_configs=configuration
-        )
+        with torch.no_grad():  # else Inductor does not pack the weights: such a package takes twice as long
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=os.fspath(temporary), inductor_configs=configuration
+            )
         _digest_file(package).unlink(missing_ok=True)  # of what lay there
         os.replace(temporary, package)
         digest = f"{sha256_of(package)}  {package.name}\n"  # the form of sha256sum

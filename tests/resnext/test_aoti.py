@@ -102,6 +102,8 @@ def test_a_damaged_package_is_compiled_again(compiled, hub, tmp_path, monkeypatc
     package.write_bytes(whole[:-1000])
 
     def compile(program, package_path, inductor_configs):
+        assert not torch.is_grad_enabled()  # else the weights are not packed
+        assert inductor_configs["freezing"]
         shutil.copyfile(compiled[1] / "a.pt2", package_path)
 
     monkeypatch.setattr(COMPILE, compile)
