@@ -21,7 +21,6 @@ from torch import Tensor
 
 from conversion.mapping import Conversion
 from conversion.verify import Proof
-from resnext.digest import tensor_digest
 
 FORMATS = ("pth", "safetensors")
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -46,8 +45,8 @@ class Artifact:
     record: dict[str, Any]
 
 
-def make_record(conversion: Conversion, source: SourceFile, proof: Proof | None) -> dict[str, Any]:
-    """The provenance of converted weights, all but the file that they end up in."""
+def make_record(conversion: Conversion, source: SourceFile, proof: Proof | None, digest: str) -> dict[str, Any]:
+    """The provenance of converted weights, all but the file that they end up in. `digest` is that of the tensors."""
     architecture = conversion.architecture
     parameters = sum(
         value.numel() for name, value in conversion.state_dict.items() if name.rpartition(".")[2] not in _BUFFERS
@@ -56,7 +55,7 @@ def make_record(conversion: Conversion, source: SourceFile, proof: Proof | None)
         "arch": architecture.name,
         "form": conversion.form,
         "architecture": {**asdict(architecture), "depth": architecture.depth, "parameters": parameters},
-        "tensor_digest": tensor_digest(conversion.state_dict),
+        "tensor_digest": digest,
         "source": {**asdict(source), "form": conversion.source_form, "notes": conversion.notes},
         "license": source.license,
         "proof": proof.as_dict() if proof else None,

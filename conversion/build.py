@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from conversion import artifact, mapping, t7, verify
+from resnext.digest import tensor_digest
 from resnext.download import sha256_of
 
 
@@ -66,8 +67,9 @@ def build(
         proof = verify.verify(conversion, _bar("proving", progress)) if prove else None
         if proof is not None and not proof.passed:
             raise ProofError(path, proof)
+        tensors = tensor_digest(conversion.state_dict)  # without a proof, the other digest is still being taken
         source = artifact.SourceFile(path.name, path.stat().st_size, digest.result(), license_)
-    record = artifact.make_record(conversion, source, proof)
+    record = artifact.make_record(conversion, source, proof, tensors)
     return Built(artifact.write_artifact(conversion.state_dict, record, directory, file_format), proof)
 
 
