@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 
+WRAPPERS = ("module.", "_orig_mod.")  # prefixes: of DataParallel, of torch.compile
+
+
 class WeightsError(RuntimeError):
     """Weights that cannot be had or do not fit. Says which file, what was expected, what came and what to do."""
 
@@ -22,9 +25,10 @@ class WeightsError(RuntimeError):
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The state_dict in a `.pth`, `.safetensors` or Torch7 `.t7` file, told apart by content; float32.
 
-    A state_dict inside a checkpoint (under `state_dict` or `model`) and the prefix `module.` of DataParallel are
-    unwrapped; BatchNorm counters, which ports from older PyTorch lack, are added as 0. The tensors of a `.pth` are
-    memory-mapped copy-on-write: replace the file, but do not write into it, while they are in use.
+    A state_dict inside a checkpoint (under `state_dict` or `model`) and the prefixes `module.` of DataParallel and
+    `_orig_mod.` of torch.compile are unwrapped; BatchNorm counters, which ports from older PyTorch lack, are added as 0.
+    The tensors of a `.pth` are memory-mapped copy-on-write: replace the file, but do not write into it, while they are
+    in use.
 
     Raises WeightsError that names the file, what was expected and what came.
     """
@@ -127,8 +131,8 @@ def _plain_state_dict(path: str, loaded: Any) -> dict[str, Tensor]:
                 f"{path}: expected dense tensors of real numbers, got {value.dtype}, {value.layout} ({name})"
             )
         state_dict[name] = value.detach() if counter else value.detach().float()
-    if all(name.startswith("module.") for name in state_dict):
-        state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}
+    while prefix := next((wrapper for wrapper in WRAPPERS if all(name.startswith(wrapper) for name in state_dict)), ""):
+        state_dict = {name.removeprefix(prefix): value for name, value in state_dict.items()}
     for name in [name for name in state_dict if name.endswith(".running_var")]:
         state_dict.setdefault(name.replace("running_var", "num_batches_tracked"), torch.tensor(0, device="cpu"))
     return state_dict

@@ -122,8 +122,9 @@ def test_older_pickles_are_read(state_dict, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model"])
-def test_training_checkpoints_are_unwrapped(key, state_dict, tmp_path):
-    torch.save({key: {f"module.{k}": v for k, v in state_dict.items()}, "epoch": 90}, tmp_path / "train.pth")
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+def test_training_checkpoints_are_unwrapped(key, prefix, state_dict, tmp_path):
+    torch.save({key: {f"{prefix}{k}": v for k, v in state_dict.items()}, "epoch": 90}, tmp_path / "train.pth")
     assert same(resnext.from_checkpoint(tmp_path / "train.pth"), state_dict)
 
 
