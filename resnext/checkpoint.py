@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes: of DataParallel, of torch.compile
 
 
@@ -26,9 +25,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The state_dict in a `.pth`, `.safetensors` or Torch7 `.t7` file, told apart by content; float32.
 
     A state_dict inside a checkpoint (under `state_dict` or `model`) and the prefixes `module.` of DataParallel and
-    `_orig_mod.` of torch.compile are unwrapped; BatchNorm counters, which ports from older PyTorch lack, are added as 0.
-    The tensors of a `.pth` are memory-mapped copy-on-write: replace the file, but do not write into it, while they are
-    in use.
+    `_orig_mod.` of torch.compile are unwrapped; BatchNorm counters, which ports from older PyTorch lack, are added as
+    0. The tensors of a `.pth` are memory-mapped copy-on-write: replace the file, but do not write into it, while they
+    are in use.
 
     Raises WeightsError that names the file, what was expected and what came.
     """
