@@ -13,7 +13,6 @@ import importlib.util
 import json
 import os
 import re
-import secrets
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 from benchmarks.measure import ROOT, machine, parser
 from benchmarks.result import Result
+from resnext.atomic import replacing
 
 BENCHMARKS = ("load", "conversion", "preprocess", "inference", "size")
 
@@ -43,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         results += importlib.import_module(f"benchmarks.{name}").run(options.runs)
     if options.json:
         content = {"machine": here, "runs": options.runs, "results": [result.as_dict() for result in results]}
-        _write(options.json, json.dumps(content, indent=1) + "\n")
+        with replacing(options.json) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if options.plot:
         importlib.import_module("benchmarks.plot").save(results, options.plot, here)
     return 1 if any(result.problems for result in results) else 0
@@ -66,15 +67,6 @@ def _packages() -> list[str]:
     text = (ROOT / "benchmarks" / "requirements.txt").read_text(encoding="utf-8")
     peers = re.findall(r"^([\w-]+)==", text, re.MULTILINE)
     return ["torch", "torchvision", *(name for name in peers if name != "matplotlib")]
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".writing-{secrets.token_hex(8)}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

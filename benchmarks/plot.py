@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.result import Result, quartiles
+from resnext.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,12 +41,8 @@ def save(results: Sequence[Result], path: Path, caption: str) -> None:
             draw(figure.add_subplot(grid[place, column]), panel)
     figure.get_layout_engine().set(hspace=0.06)  # type: ignore[union-attr,call-arg]
     figure.supxlabel(f"{caption}\nBars: medians, with quartiles. Less is better.", fontsize=8, color=MUTED)
-    temporary = path.with_name(f".writing-{secrets.token_hex(8)}.png")
-    try:
+    with replacing(path, ".png") as temporary:
         figure.savefig(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _rows(results: Sequence[Result]) -> list[list[Panel]]:

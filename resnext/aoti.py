@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resnext.atomic import replacing
 from resnext.cache import cache_dir, locked, read_digest
 from resnext.download import sha256_of
 from resnext.huge_pages import huge_pages
@@ -146,22 +146,18 @@ def _is_whole(package: Path) -> bool:
 
 def _compile(program: torch.export.ExportedProgram, metadata: Mapping[str, str], package: Path) -> None:
     print("compiling for this processor, which takes about half a minute; the cache keeps it", file=sys.stderr)
-    temporary = package.with_name(f".writing-{secrets.token_hex(8)}.pt2")
     configuration = {"freezing": True, "aot_inductor.metadata": dict(metadata)}
     try:
-        with torch.no_grad():  # else Inductor does not pack the weights: such a package takes twice as long
-            torch._inductor.aoti_compile_and_package(
-                program, package_path=os.fspath(temporary), inductor_configs=configuration
-            )
-        _digest_file(package).unlink(missing_ok=True)  # of what lay there
-        os.replace(temporary, package)
-        digest = f"{sha256_of(package)}  {package.name}\n"  # the form of sha256sum
-        temporary.write_text(digest, encoding="utf-8")
-        os.replace(temporary, _digest_file(package))
+        with replacing(package, ".pt2") as temporary:
+            with torch.no_grad():  # else Inductor does not pack the weights: such a package takes twice as long
+                torch._inductor.aoti_compile_and_package(
+                    program, package_path=os.fspath(temporary), inductor_configs=configuration
+                )
+            _digest_file(package).unlink(missing_ok=True)  # of what lay there
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise CompilerError(
             f"AOTInductor failed ({reason}); it needs a C++ compiler: install g++ or clang++, or name one in CXX"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(_digest_file(package)) as temporary:
+        temporary.write_text(f"{sha256_of(package)}  {package.name}\n", encoding="utf-8")  # the form of sha256sum

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from resnext.atomic import replacing
 from resnext.command_line import CommandError
 
 TOP = 5
@@ -146,13 +145,8 @@ class PartialCounts:
 
 def write_atomically(path: Path, text: str) -> None:
     """A text file under its name, whole or not at all."""
-    temporary = path.with_name(f".writing-{secrets.token_hex(8)}")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -7,12 +7,12 @@ import importlib.metadata
 import importlib.util
 import os
 import re
-import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from resnext.aoti import CompilerError
+from resnext.atomic import replacing
 from resnext.command_line import CommandError, Parser, add_model_options, load_model, table
 from resnext.export_formats import FORMATS, OPSET, largest_error, write
 from resnext.export_job import Job, Options, make_job
@@ -157,15 +157,11 @@ def _check_path(path: Path, format: str, weights: Path | None) -> None:
 def _write(job: Job, path: Path) -> Report:
     """Write, check, and put in place."""
     format = job.options.format
-    temporary = path.with_name(f".writing-{secrets.token_hex(8)}{FORMATS[format].suffix or ''}")
-    try:
+    with replacing(path, FORMATS[format].suffix or "") as temporary:
         write(job, temporary)
         error = _check(job, temporary, path)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return Report(path, format, dict(job.metadata), error)
 
 

@@ -6,8 +6,6 @@ Needs matplotlib; not pyplot, so that no window, backend or figure of the caller
 from __future__ import annotations
 
 import io
-import os
-import secrets
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from resnext.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,12 +52,8 @@ class Row:
 def save(rows: Sequence[Row], path: Path) -> None:
     """Draw the rows into a PNG file, which appears under its name whole or not at all. Raises OSError."""
     png = render(rows)
-    temporary = path.with_name(f".writing-{secrets.token_hex(8)}")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(png)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def render(rows: Sequence[Row]) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from resnext import evaluation_counts
+from resnext import atomic
 from resnext.evaluation_counts import Counts, Errors, PartialCounts, Unreadable
 from tests.resnext.evaluation.labelled import evaluate, read_report
 from tests.resnext.evaluation.runs import kill_in_the_middle, written
@@ -109,7 +109,7 @@ def test_a_report_that_cannot_be_written_leaves_nothing_half_written(arguments, 
             raise OSError(28, "No space left on device", str(target))
         replace(source, target)
 
-    monkeypatch.setattr(evaluation_counts.os, "replace", full)
+    monkeypatch.setattr(atomic.os, "replace", full)
     assert evaluate(*arguments) == 2
     assert "No space left on device" in capsys.readouterr().err
     names = {path.name for path in tmp_path.iterdir()}
