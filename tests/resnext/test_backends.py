@@ -1,7 +1,10 @@
 """What runs an optimized network: each backend gives the same logits, and "auto" finds one that works."""
 
+import subprocess
+import sys
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,6 +48,18 @@ def test_auto_takes_the_fastest_and_says_nothing(model):
         warnings.simplefilter("error")
         assert optimize(model, images(1)).backend == "onednn"
     assert not torch._C._jit_llga_enabled()  # it is a setting of the whole process
+
+
+@on_x86
+def test_no_compiler_is_imported_for_the_graph():
+    """Inductor alone would take as long as all the rest."""
+    script = """
+import sys, torch, resnext
+model = resnext.ResNeXt((1, 1, 1), cardinality=1, base_width=4, stem="cifar")
+assert resnext.optimize(model, torch.zeros(1, 3, 8, 8)).backend == "onednn"
+assert "torch._inductor.cpp_builder" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).resolve().parents[2])
 
 
 @on_x86
