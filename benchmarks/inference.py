@@ -5,9 +5,8 @@
 All have the same random weights, as many threads as torch, and the same contiguous float32 images (the conversion to
 the network's layout and type is measured); the logits of each are compared with ours. Each turn of a contender is one
 call that does not count, then so many that 16 images have passed; they take turns. Ratios are of median times. Whoever
-is not installed gets a row that says so. Compilation is not measured here. Where there is a GPU,
-`inference_gpu.py` follows. The last lines check bfloat16: how often the
-first class is float32's, on 1,000 random images of 64 px.
+is not installed gets a row that says so. Compilation is not measured here. The last lines check bfloat16: how often the
+first class is float32's, on 1,000 random images of 64 px. Where there is a GPU, `inference_gpu.py` follows.
 
 Notes: what was tried for `resnext.optimize`, on two cores of an AMD EPYC (Zen 5, AVX-512, bf16), torch 2.13, and what
 it gave, in ms for an image. Differences under 2 % are within the noise of a quiet machine. "In the network" is with the
