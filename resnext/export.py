@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from resnext.aoti import CompilerError
 from resnext.atomic import replacing
 from resnext.command_line import CommandError, Parser, add_model_options, load_model, table
@@ -131,7 +133,8 @@ def export(
     options = Options(format, precision, with_preprocess, dynamic, image_size, batch_size)
     _check_format(format)
     _check_path(path, format, weights)
-    return _write(make_job(model, options, weights), path)
+    with torch.autocast("cpu", enabled=False):  # it would go into the graph, and into what that is held against
+        return _write(make_job(model, options, weights), path)
 
 
 def _check_format(format: str) -> None:

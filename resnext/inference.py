@@ -47,8 +47,9 @@ class OptimizedResNeXt(nn.Module):
                 f"expected floating point images (N, {shape}) on {self._device}, as those it was optimized for, "
                 f"got {tuple(x.shape)} of {x.dtype} on {x.device}; optimize again with such an example"
             )
-        # An empty batch runs a piece as well: its output has the shape of what comes out.
-        pieces = [self._run_piece(part) for part in torch.split(x, self.piece)]
+        with torch.autocast(self._device.type, enabled=False):  # it would take the classifier out of `precision`
+            # An empty batch runs a piece as well: its output has the shape of what comes out.
+            pieces = [self._run_piece(part) for part in torch.split(x, self.piece)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _run_piece(self, x: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ def optimize(
 
     Batch norm is folded, in double precision and held against the network; maps are channels last; ReLU and residual
     sum are part of the convolutions; weights are frozen, and packed for the processor. Forms A and B run as form C.
-    All work is done here. `model` stays untouched; its hooks do not run.
+    All work is done here. `model` stays untouched; its hooks do not run. Autocast changes nothing, here or in use.
 
     Args:
         model: a ResNeXt with logits or pooled features, of any form.
@@ -109,21 +110,22 @@ def optimize(
     example = _check_example(model, example_inputs)
     device, dtype = example.device, PRECISIONS[precision]
     backends.check(backend, device)
-    network, expected = prepare(model, example, precision)
-    piece = piece_size(example.shape[0], PIECE[precision]) if device.type == "cpu" else example.shape[0]
-    part = _laid_out(example[:piece], precision)
-    with torch.no_grad():
-        run, backend = backends.run_by(backend, network, part)
-    result = OptimizedResNeXt(run, example, backend, precision, piece)
-    difference, limit = relative_error(result(example[: expected.shape[0]]), expected), TOLERANCE[precision]
-    if not difference <= limit:
-        limit = allowed_error(model, example, dtype, limit)
-    if not difference <= limit:
-        raise RuntimeError(
-            f"the logits in {precision} differ by {difference:.1e} from the network's, expected at most "
-            f"{limit:.0e}; give " + ("backend='eager'" if precision == "fp32" else "precision='fp32'")
-        )
-    return result
+    with torch.autocast(device.type, enabled=False):  # what is compiled, and what it is held against
+        network, expected = prepare(model, example, precision)
+        piece = piece_size(example.shape[0], PIECE[precision]) if device.type == "cpu" else example.shape[0]
+        part = _laid_out(example[:piece], precision)
+        with torch.no_grad():
+            run, backend = backends.run_by(backend, network, part)
+        result = OptimizedResNeXt(run, example, backend, precision, piece)
+        difference, limit = relative_error(result(example[: expected.shape[0]]), expected), TOLERANCE[precision]
+        if not difference <= limit:
+            limit = allowed_error(model, example, dtype, limit)
+        if not difference <= limit:
+            raise RuntimeError(
+                f"the logits in {precision} differ by {difference:.1e} from the network's, expected at most "
+                f"{limit:.0e}; give " + ("backend='eager'" if precision == "fp32" else "precision='fp32'")
+            )
+        return result
 
 
 def prepare(model: ResNeXt, example: Tensor, precision: str) -> tuple[FoldedResNeXt, Tensor]:

@@ -42,6 +42,16 @@ def test_compiled(model, backend):
         assert relative_error(result(images(2)), logits(model, images(2))) < 1e-5
 
 
+@pytest.mark.parametrize("backend", ["eager", pytest.param("onednn", marks=on_x86)])
+def test_autocast_changes_nothing(model, backend):
+    """The limit of fp32 holds in it, whether it is on where the network is made or where it is used."""
+    with torch.autocast("cpu"):
+        made_in_it = optimize(model, images(2), backend=backend)
+        used_in_it = made_in_it(images(2))
+    assert relative_error(made_in_it(images(2)), logits(model, images(2))) < 1e-5
+    assert relative_error(used_in_it, logits(model, images(2))) < 1e-5
+
+
 @on_x86
 def test_auto_takes_the_fastest_and_says_nothing(model):
     with warnings.catch_warnings():

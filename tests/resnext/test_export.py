@@ -150,6 +150,12 @@ def test_the_model_stays_as_it_is(tmp_path):
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("format", ["pt2", "onnx"])
+def test_autocast_changes_nothing(model, tmp_path, format):
+    with torch.autocast("cpu"):
+        assert export(model, tmp_path / "a.pt2", format).error <= 1e-5
+
+
 @pytest.mark.parametrize("options", [{"form": "A"}, {"num_classes": 0}, {"in_channels": 1}, {"global_pool": "avgmax"}])
 def test_unusual_networks(tmp_path, options):
     torch.manual_seed(0)
