@@ -7,6 +7,7 @@ single operators of `onednn.py`, and those that Inductor calls, look up anew eac
 from __future__ import annotations
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from resnext.fold import FoldedResNeXt
 from resnext.huge_pages import huge_pages
 
+_SETTING = threading.Lock()  # of two threads the second would find, and put back, what the first has switched on
 WARM_UP = 3  # calls: TorchScript looks at the first and compiles in the second
 
 
@@ -43,12 +45,13 @@ def build(network: FoldedResNeXt, piece: Tensor) -> Callable[[Tensor], Tensor]:
 @contextlib.contextmanager
 def _fusing() -> Iterator[None]:
     """Switch on TorchScript's use of oneDNN Graph, a setting of the whole process, for as long as it compiles."""
-    try:
-        before = torch._C._jit_llga_enabled()
-        torch._C._jit_set_llga_enabled(True)
-    except (AttributeError, RuntimeError) as error:
-        raise UnavailableError(f"torch has no oneDNN Graph: {error}") from None
-    try:
-        yield
-    finally:
-        torch._C._jit_set_llga_enabled(before)
+    with _SETTING:
+        try:
+            before = torch._C._jit_llga_enabled()
+            torch._C._jit_set_llga_enabled(True)
+        except (AttributeError, RuntimeError) as error:
+            raise UnavailableError(f"torch has no oneDNN Graph: {error}") from None
+        try:
+            yield
+        finally:
+            torch._C._jit_set_llga_enabled(before)

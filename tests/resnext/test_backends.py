@@ -109,6 +109,29 @@ def test_the_setting_of_the_process_comes_back(model):
     assert not torch._C._jit_llga_enabled()
 
 
+@on_x86
+def test_the_setting_comes_back_after_two_threads():
+    entered, leave = [threading.Event(), threading.Event()], [threading.Event(), threading.Event()]
+
+    def work(number):
+        with onednn_graph._fusing():
+            entered[number].set()
+            leave[number].wait()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    threads[0].start()
+    entered[0].wait()
+    threads[1].start()
+    entered[1].wait(0.2)  # in vain
+    for number in range(2):  # in this order, in which the setting was left on
+        leave[number].set()
+        threads[number].join()
+    try:
+        assert not torch._C._jit_llga_enabled()
+    finally:
+        torch._C._jit_set_llga_enabled(False)
+
+
 @pytest.mark.parametrize("compiler", [None, "g++"])
 def test_a_torch_without_the_graph(model, monkeypatch, compiler):
     monkeypatch.delattr(torch._C, "_jit_set_llga_enabled")
