@@ -103,8 +103,8 @@ def compile_cached(program: torch.export.ExportedProgram, metadata: Mapping[str,
 
     Args:
         program: what `torch.export.export` gives.
-        metadata: goes into the package, and tells what `program` does not: `architecture`, `precision` and
-            `tensor_digest` (of the weights) must be there.
+        metadata: goes into the package, and tells what `program` does not: `architecture` and `precision` must
+            be there.
 
     Raises CompilerError, and OSError where the cache cannot be written.
     """
@@ -121,7 +121,13 @@ def compile_cached(program: torch.export.ExportedProgram, metadata: Mapping[str,
 def _key(program: torch.export.ExportedProgram, metadata: Mapping[str, str]) -> str:
     """Of everything that the compiled code depends on."""
     parts = [RECIPE, str(program.graph), dict(metadata), str(torch.__version__), _processor(), torch.get_num_threads()]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(parts).encode())
+    # Folded weights are more than those of the network, by whose digest metadata go: the batch norms' eps is in them.
+    tensors = {**program.state_dict, **{k: v for k, v in program.constants.items() if isinstance(v, Tensor)}}
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _processor() -> str:

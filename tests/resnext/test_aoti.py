@@ -1,5 +1,6 @@
 """Packages of AOTInductor: compiled once, kept, checked when they are loaded and used."""
 
+import copy
 import shutil
 from types import SimpleNamespace
 
@@ -78,13 +79,24 @@ def test_compiled_once(compiled, hub, tmp_path, monkeypatch, capfd):
 
 @pytest.mark.parametrize(
     "change",
-    [{"batch_size": 1}, {"image_size": 40}, {"with_preprocess": True}, {"precision": "bf16"}, "weights", "threads"],
+    [
+        {"batch_size": 1},
+        {"image_size": 40},
+        {"with_preprocess": True},
+        {"precision": "bf16"},
+        "weights",
+        "eps",
+        "threads",
+    ],
 )
 def test_compiled_again_for_anything_else(compiled, hub, tmp_path, monkeypatch, change):
     model, _, _ = compiled
     options = {"batch_size": 2}
     if change == "weights":
         model = TINY.build()
+    elif change == "eps":  # which no tensor of the network holds
+        model = copy.deepcopy(model)
+        model.bn1.eps = 0.1
     elif change == "threads":
         monkeypatch.setattr(torch, "get_num_threads", lambda: 999)
     else:
