@@ -86,7 +86,7 @@ def open_package(path: str | os.PathLike[str]) -> Any:
     except TypeError:  # an older torch, whose loader takes less
         return torch._inductor.aoti_load_package(os.fspath(path)).loader
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RuntimeError(f"{os.fspath(path)}: expected a package of AOTInductor (.pt2): {reason}") from None
 
 
@@ -161,7 +161,7 @@ def _compile(program: torch.export.ExportedProgram, metadata: Mapping[str, str],
                 )
             _digest_file(package).unlink(missing_ok=True)  # of what lay there
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CompilerError(
             f"AOTInductor failed ({reason}); it needs a C++ compiler: install g++ or clang++, or name one in CXX"
         ) from None

@@ -173,7 +173,7 @@ def _check(job: Job, temporary: Path, path: Path) -> float:
     try:
         error = largest_error(job, temporary)
     except Exception as failure:  # each runtime has its own
-        reason = str(failure).strip().splitlines()[0]
+        reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
         raise MismatchError(f"{path}: not written, for {runtime} does not take it: {reason}") from failure
     if not error <= limit:
         dtype = PRECISIONS[job.options.precision]

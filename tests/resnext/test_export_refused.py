@@ -104,12 +104,17 @@ def no_file_of_ours(job, path):
     raise RuntimeError("no file of ours\nat line 1")
 
 
+def nothing_to_say(job, path):
+    raise MemoryError
+
+
 RUNTIMES = {
     "expected at most 1e-05 in fp32": lambda job, path: (lambda x: job.network(x) * 1.0001, job.metadata),
     "off by nan": lambda job, path: (lambda x: job.network(x) * float("nan"), job.metadata),
     "expected logits of shape (1, 10), got (1, 9)": lambda job, path: (lambda x: job.network(x)[:, 1:], job.metadata),
     "do not come back: license": lambda job, path: (job.network, {**job.metadata, "license": "none"}),
     "torch does not take it: no file of ours": no_file_of_ours,
+    "torch does not take it: MemoryError": nothing_to_say,
 }
 
 
