@@ -90,7 +90,9 @@ def measure(model: resnext.ResNeXt, batch: int, precision: str, runs: int, peak:
         print(target(text, ratio(times[ours], times[RIVAL]), 1 / FASTER))
     print()
     limit = inference.LIMITS["bf16"]
-    wrong = [f"{name}: its logits differ from ours by {error:.1e}" for name, error in errors.items() if error > limit]
+    wrong = [
+        f"{name}: its logits differ from ours by {error:.1e}" for name, error in errors.items() if not error <= limit
+    ]
     for problem in wrong:
         print(problem, file=sys.stderr)
     title = f"ResNeXt-50 at {inference.SIZE} px, {device.type}, {precision}, batch {batch}"

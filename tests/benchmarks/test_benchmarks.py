@@ -135,9 +135,9 @@ def test_no_matplotlib(one_benchmark, tmp_path, monkeypatch, capsys):
     assert "pip install matplotlib" in capsys.readouterr().err
 
 
-def contenders(*names, wrong=()):
+def contenders(*names, wrong=(), factor=2):
     """In place of networks: each gives the same logits, but for those that are wrong."""
-    return {name: lambda name=name: torch.ones(2, 3) * (2 if name in wrong else 1) for name in names}
+    return {name: lambda name=name: torch.ones(2, 3) * (factor if name in wrong else 1) for name in names}
 
 
 @pytest.mark.parametrize("wrong", [(), ("OpenVINO",)])
@@ -171,10 +171,13 @@ def test_no_gpu(monkeypatch, capsys):
     assert "GPU: not measured, none here" in capsys.readouterr().out
 
 
-def test_the_tables_of_a_gpu(monkeypatch, capsys):
+@pytest.mark.parametrize("factor", [2, float("nan")])
+def test_the_tables_of_a_gpu(monkeypatch, capsys, factor):
     monkeypatch.setattr(inference, "SIZE", 8)
     monkeypatch.setattr(
-        inference_gpu, "make_contenders", lambda *_: (contenders("ours", inference_gpu.RIVAL, wrong=["ours"]), {})
+        inference_gpu,
+        "make_contenders",
+        lambda *_: (contenders("ours", inference_gpu.RIVAL, wrong=[inference_gpu.RIVAL], factor=factor), {}),
     )
     monkeypatch.setattr(inference_gpu, "turn", lambda call, batch, device: 1e-4)
     result = inference_gpu.measure(torch.nn.Linear(1, 1), 2, "bf16", 2, 989.4)
