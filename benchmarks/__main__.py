@@ -41,10 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
     for name in names:
         print(f"\n== {name}\n", flush=True)
         results += importlib.import_module(f"benchmarks.{name}").run(options.runs)
-    if options.json:
-        content = {"machine": here, "runs": options.runs, "results": [result.as_dict() for result in results]}
-        with replacing(options.json) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        if options.json:  # after each, so that one that fails takes nothing with it
+            content = {"machine": here, "runs": options.runs, "results": [result.as_dict() for result in results]}
+            with replacing(options.json) as temporary:
+                temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if options.plot:
         importlib.import_module("benchmarks.plot").save(results, options.plot, here)
     return 1 if any(result.problems for result in results) else 0
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _check(command: ArgumentParser, *paths: Path | None) -> None:
     """Refuse what cannot be written before anything is measured."""
     for path in filter(None, paths):
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
+        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
             command.error(f"{path} cannot be written; expected a file in a folder that exists and may be written to")
     plot: Any = paths[-1]
     if plot and plot.suffix.lower() != ".png":

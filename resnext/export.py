@@ -151,7 +151,7 @@ def _check_path(path: Path, format: str, weights: Path | None) -> None:
     suffix = FORMATS[format].suffix
     if suffix is not None and path.suffix != suffix:
         raise ValueError(f"--format {format}: expected a name that ends in {suffix}, as torch does, got {path}")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise ValueError(f"{path} cannot be written; expected a file in a folder that exists and may be written to")
     if weights is not None and path.exists() and weights.exists() and path.samefile(weights):
         raise ValueError(f"{path} is the file with the weights; choose another name")

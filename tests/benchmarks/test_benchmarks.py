@@ -73,6 +73,17 @@ def test_all_with_json(one_benchmark, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
 
 
+def test_one_that_fails_leaves_the_results_of_those_before(one_benchmark, tmp_path, monkeypatch):
+    def fail(runs):
+        raise OSError("no space left")
+
+    monkeypatch.setitem(sys.modules, "benchmarks.size", SimpleNamespace(run=fail))
+    monkeypatch.setattr(command, "BENCHMARKS", ("load", "size"))
+    with pytest.raises(OSError, match="no space left"):
+        command.main(["--json", str(tmp_path / "out.json")])
+    assert json.loads((tmp_path / "out.json").read_text())["results"] == [BARS.as_dict()]
+
+
 def test_results_that_differ_are_exit_status_1(one_benchmark):
     one_benchmark[:] = [Result("load", "one", "time", "s", {}, problems=["b differs from a"])]
     assert command.main(["load"]) == 1
@@ -113,6 +124,7 @@ def test_a_plot_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     [
         (["--json", "absent/out.json"], "absent/out.json cannot be written; expected a file in a folder that exists"),
         (["--json", "."], "cannot be written"),
+        (["--json", "file/out.json"], "file/out.json cannot be written"),
         (["--plot", "out.jpg"], "expected a name that ends in .png, got out.jpg"),
         (["speed"], "invalid choice: 'speed'"),
         (["--runs", "0"], "argument --runs: expected a number from 1 up, got 0"),
@@ -120,6 +132,7 @@ def test_a_plot_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
 )
 def test_refused_before_anything_is_measured(one_benchmark, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     one_benchmark[:] = [None]  # would fail if it ran
     with pytest.raises(SystemExit) as exit:
         command.main(arguments)
