@@ -11,7 +11,7 @@ import torch
 
 from resnext import backends, onednn, onednn_graph
 from resnext.backends import find_compiler
-from resnext.inference import optimize
+from resnext.inference import optimize, prepare
 from tests.conftest import relative_error
 from tests.resnext.test_inference import LIMITS, images, logits, tiny
 
@@ -162,6 +162,18 @@ def test_a_compiler_that_fails(model, monkeypatch):
     assert relative_error(result(images(1)), logits(model, images(1))) < 1e-5
     with pytest.raises(OSError, match="no space left"):
         optimize(model, images(1), backend="inductor")
+
+
+def test_weights_are_packed(model, monkeypatch, tmp_path):
+    """Which takes freezing, and that there are no gradients: a package takes twice as long without either."""
+    seen = []
+
+    def compile(program, package_path, inductor_configs):
+        seen.append((torch.is_grad_enabled(), inductor_configs))
+
+    monkeypatch.setattr("torch._inductor.aoti_compile_and_package", compile)
+    backends.compile_package(prepare(model, images(1), "fp32")[0], images(1), tmp_path / "a.pt2")
+    assert seen == [(False, {"freezing": True})]
 
 
 def test_no_compiler(model):

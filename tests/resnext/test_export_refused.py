@@ -4,6 +4,7 @@ import importlib.util
 import os
 
 import pytest
+import safetensors.torch
 import torch
 
 from resnext.__main__ import main
@@ -134,6 +135,18 @@ def test_a_mismatch_leaves_no_file(weights, tmp_path, capsys, monkeypatch, reaso
         assert message.count("\n") == 1
         assert (out.read_bytes() if out.exists() else None) == before
         assert {path.name for path in tmp_path.iterdir()} <= {"tiny.pth", "a.file"}
+
+
+def test_the_weights_in_the_file_are_those_that_are_checked(model, tmp_path, monkeypatch):
+    save = safetensors.torch.save_file
+
+    def save_others(tensors, path, metadata):
+        save({**tensors, "fc.weight": tensors["fc.weight"] * 1.001}, path, metadata)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", save_others)
+    with pytest.raises(MismatchError, match="off by"):
+        export(model, tmp_path / "a.safetensors", "safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_in_python_a_mismatch_raises(model, tmp_path, monkeypatch):
