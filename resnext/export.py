@@ -109,7 +109,8 @@ def export(
     """Write a network to a file for another runtime, load it there, compare, and only then give it its name.
 
     The input `images` is float32 (N, C, H, W) as `model` takes it, or uint8 (N, 3, H, W) `with_preprocess`; the output
-    `logits` is float32 (N, num_classes), in every precision. The model stays as it is, and is exported for evaluation.
+    `logits` is float32 (N, num_classes), in every precision. The model stays as it is, and is exported for evaluation;
+    its hooks do not run.
 
     Args:
         model: any `ResNeXt` with logits, of any form; all but safetensors hold it as form C, batch norms folded.

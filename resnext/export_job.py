@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import resnext
-from resnext.fold import check_model, relative_error
+from resnext.fold import bare_copy, check_model, relative_error
 from resnext.inference import PRECISIONS, prepare
 from resnext.model import ResNeXt
 from resnext.preprocess import get_preprocess
@@ -113,7 +112,7 @@ def make_job(model: ResNeXt, options: Options, weights: Path | None) -> Job:
             f"--with-preprocess and a network for {model.in_channels} channels contradict each other; expected 3"
         )
     shapes = _shapes(model, options)
-    network = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
+    network = bare_copy(model).to("cpu", torch.float32).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     images = tuple(_random(shape, options.with_preprocess, generator) for shape in shapes)
     preprocess = get_preprocess(model.preprocessing) if options.with_preprocess else nn.Identity()

@@ -100,7 +100,7 @@ def fold(model: ResNeXt, example: Tensor) -> tuple[FoldedResNeXt, Tensor]:
     network that gives maps, and where the two differ by more than 1e-10 (a network that has been altered).
     """
     check_model(model)
-    original = _bare_copy(model)
+    original = bare_copy(model)
     folded = FoldedResNeXt(
         nn.Sequential(
             FoldedConv(*_scale(original.conv1.weight, original.bn1, "bn1"), True, original.conv1), original.maxpool
@@ -143,12 +143,13 @@ def allowed_error(model: ResNeXt, images: Tensor, dtype: torch.dtype, least: flo
     """
     images = images[:CHECKED]
     with torch.no_grad():
-        plain = _bare_copy(model).to(dtype)(images.to(dtype))
-        exact = _bare_copy(model)(images.double())
+        plain = bare_copy(model).to(dtype)(images.to(dtype))
+        exact = bare_copy(model)(images.double())
     return max(least, 2 * relative_error(plain, exact))
 
 
-def _bare_copy(model: ResNeXt) -> ResNeXt:
+def bare_copy(model: ResNeXt) -> ResNeXt:
+    """The network in double precision, for evaluation, without its hooks."""
     result = copy.deepcopy(model).double().eval()
     for module in result.modules():
         for hooks in ("_forward_hooks", "_forward_pre_hooks"):

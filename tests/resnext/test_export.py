@@ -143,8 +143,11 @@ def test_the_same_bytes_again(model, tmp_path, format):
 
 def test_the_model_stays_as_it_is(tmp_path):
     model = build(CIFAR).half().train()
+    calls = []
+    model.fc.register_forward_hook(lambda *_: calls.append(1))
     before = copy.deepcopy(model.state_dict())
     export(model, tmp_path / "a.pt2", "pt2")
+    assert not calls
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.requires_grad for parameter in model.parameters())
