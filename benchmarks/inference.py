@@ -72,7 +72,7 @@ from benchmarks.measure import interleave, machine, parser, ratio, spread, table
 from benchmarks.peers import PEERS, Run, run_onnxruntime, run_openvino, run_torch, timm, torchvision, write_onnx
 from benchmarks.result import Result
 from resnext import aoti
-from resnext.backends import find_compiler
+from resnext.aoti import find_compiler
 from resnext.export import export
 from resnext.fold import relative_error
 from resnext.inference import PIECE, optimize, piece_size

@@ -1,6 +1,6 @@
 """The same on a GPU: images per second of ResNeXt-50 (32x4d), and how much of the card's peak that is.
 
-    python benchmarks/inference_gpu.py [--runs N] [--device cuda:0]
+    python benchmarks/inference_gpu.py [--runs N]
 
 At 224 px, batches of 1 and 256, bfloat16 and float16: ours beside torchvision's and timm's network, each channels last,
 as it is and under `torch.compile`. The images lie on the GPU, as float32, contiguous. Each turn of a contender is one
@@ -53,22 +53,20 @@ FASTER = 1.3  # than the rival
 def main() -> int:
     """Measure, print; returns the exit status: 1 where the logits of two contenders differ."""
     arguments = parser(__doc__)
-    arguments.add_argument("--device", default="cuda", help="default: cuda")
     options = arguments.parse_args()
     print(machine(), end="\n\n")
-    return 1 if any(result.problems for result in run(options.runs, torch.device(options.device))) else 0
+    return 1 if any(result.problems for result in run(options.runs)) else 0
 
 
-def run(runs: int, device: torch.device | None = None) -> list[Result]:
+def run(runs: int) -> list[Result]:
     """Measure; print the tables and the targets. Nothing to measure where there is no GPU."""
-    device = device or torch.device("cuda")
     if not torch.cuda.is_available():
         print("\nGPU: not measured, none here")
         return []
-    name = torch.cuda.get_device_name(device)
+    name = torch.cuda.get_device_name()
     peak = next((value for card, value in PEAKS.items() if card in name), None)
     print(f"\n{name}, CUDA {torch.version.cuda}; {runs} runs each, median\n")
-    model = inference.make_model().to(device)
+    model = inference.make_model().to("cuda")
     return [measure(model, batch, precision, runs, peak) for precision in PRECISIONS for batch in BATCHES]
 
 

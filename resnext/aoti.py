@@ -19,6 +19,7 @@ from resnext.atomic import replacing
 from resnext.cache import cache_dir, locked, read_digest
 from resnext.download import sha256_of
 from resnext.huge_pages import huge_pages
+from resnext.messages import first_line
 
 RECIPE = 2  # of `_compile`: to be counted up when it makes other packages
 
@@ -82,12 +83,18 @@ def open_package(path: str | os.PathLike[str]) -> Any:
         raise FileNotFoundError(f"{os.fspath(path)}: no such file; expected a package of AOTInductor (.pt2)")
     try:
         with huge_pages():
-            return torch._C._aoti.AOTIModelPackageLoader(os.fspath(path), "model", False, 1, -1)
-    except TypeError:  # an older torch, whose loader takes less
-        return torch._inductor.aoti_load_package(os.fspath(path)).loader
+            return _loader(os.fspath(path))
     except RuntimeError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise RuntimeError(f"{os.fspath(path)}: expected a package of AOTInductor (.pt2): {reason}") from None
+        raise RuntimeError(
+            f"{os.fspath(path)}: expected a package of AOTInductor (.pt2): {first_line(error)}"
+        ) from None
+
+
+def _loader(path: str) -> Any:
+    try:
+        return torch._C._aoti.AOTIModelPackageLoader(path, "model", False, 1, -1)
+    except TypeError:  # of an older torch; it takes less
+        return torch._inductor.aoti_load_package(path).loader
 
 
 def load(path: str | os.PathLike[str]) -> CompiledNetwork:
@@ -152,18 +159,33 @@ def _is_whole(package: Path) -> bool:
 
 def _compile(program: torch.export.ExportedProgram, metadata: Mapping[str, str], package: Path) -> None:
     print("compiling for this processor, which takes about half a minute; the cache keeps it", file=sys.stderr)
-    configuration = {"freezing": True, "aot_inductor.metadata": dict(metadata)}
     try:
         with replacing(package, ".pt2") as temporary:
-            with torch.no_grad():  # else Inductor does not pack the weights: such a package takes twice as long
-                torch._inductor.aoti_compile_and_package(
-                    program, package_path=os.fspath(temporary), inductor_configs=configuration
-                )
+            write_package(program, temporary, metadata)
             _digest_file(package).unlink(missing_ok=True)  # of what lay there
     except RuntimeError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CompilerError(
-            f"AOTInductor failed ({reason}); it needs a C++ compiler: install g++ or clang++, or name one in CXX"
-        ) from None
+        advice = "" if find_compiler() else "; it needs a C++ compiler: install g++ or clang++, or name one in CXX"
+        raise CompilerError(f"AOTInductor failed ({first_line(error)}){advice}") from None
     with replacing(_digest_file(package)) as temporary:
         temporary.write_text(f"{sha256_of(package)}  {package.name}\n", encoding="utf-8")  # the form of sha256sum
+
+
+def write_package(program: torch.export.ExportedProgram, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Compile for images of the very shape, layout and type that `program` was exported with; `path` ends in `.pt2`.
+
+    The weights are frozen and packed for it: not with gradients, where Inductor leaves them, and what comes out takes
+    twice as long. Raises RuntimeError.
+    """
+    configuration = {"freezing": True, "aot_inductor.metadata": dict(metadata or {})}
+    with torch.no_grad():
+        torch._inductor.aoti_compile_and_package(program, package_path=os.fspath(path), inductor_configs=configuration)
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler that torch would use, or None."""
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        return cpp_builder.get_cpp_compiler()
+    except (exc.InvalidCxxCompiler, OSError):
+        return None

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from resnext import onednn, onednn_graph
-from resnext.aoti import open_package
+from resnext.aoti import find_compiler, open_package, write_package
 from resnext.fold import FoldedResNeXt
 from resnext.grouping import widen_fastest
+from resnext.messages import first_line
 
 Runner = Callable[[Tensor], Tensor]
 
@@ -46,29 +47,11 @@ def run_by(backend: str, network: FoldedResNeXt, piece: Tensor) -> tuple[Runner,
         except onednn_graph.UnavailableError:
             pass  # as on many machines
         except Exception as error:  # whatever a broken compiler leads to
-            warnings.warn(f"backend {candidate!r} failed, trying the next: {_first_line(error)}", stacklevel=3)
+            warnings.warn(
+                f"backend {candidate!r} failed, trying the next: {type(error).__name__}: {first_line(error)}",
+                stacklevel=3,
+            )
     return RUNNERS[last](network, piece), last
-
-
-def find_compiler() -> str | None:
-    """The C++ compiler that torch would use, or None."""
-    from torch._inductor import cpp_builder, exc
-
-    try:
-        return cpp_builder.get_cpp_compiler()
-    except (exc.InvalidCxxCompiler, OSError):
-        return None
-
-
-def compile_package(network: FoldedResNeXt, example: Tensor, path: Path) -> None:
-    """Write an AOTInductor package (.pt2) for images of the very shape, layout, type and device of `example`.
-
-    The weights are frozen and packed for it. Fastest is an example in the type of the weights, channels last.
-    `resnext.aoti.open_package(path)` reads it.
-    """
-    with torch.no_grad():
-        program = torch.export.export(network, (example,))
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs={"freezing": True})
 
 
 def _candidates(piece: Tensor) -> list[str]:
@@ -84,7 +67,9 @@ def _compile(network: FoldedResNeXt, piece: Tensor) -> Runner:
     if piece.device.type != "cpu":
         return _compile_for_gpu(network, piece)
     with tempfile.TemporaryDirectory() as folder:
-        compile_package(network, piece, Path(folder) / "resnext.pt2")
+        with torch.no_grad():
+            program = torch.export.export(network, (piece,))
+        write_package(program, Path(folder) / "resnext.pt2")
         package = open_package(Path(folder) / "resnext.pt2")
 
     def run(x: Tensor) -> Tensor:
@@ -118,7 +103,3 @@ def _run_eagerly(network: FoldedResNeXt, piece: Tensor) -> Runner:
 
 
 RUNNERS = {"onednn": onednn_graph.build, "inductor": _compile, "eager": _run_eagerly}
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

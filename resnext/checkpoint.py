@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resnext.messages import first_line
+
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes: of DataParallel, of torch.compile
 
 
@@ -53,9 +55,9 @@ def _read_pth(path: str, *, mmap: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # a damaged pickle raises whatever it likes
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
-            f"{path}: expected a .pth with a plain state_dict (it is loaded with weights_only=True), but: {reason}"
+            f"{path}: expected a .pth with a plain state_dict (it is loaded with weights_only=True), but: "
+            f"{first_line(error)}"
         ) from None
 
 

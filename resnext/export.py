@@ -20,6 +20,7 @@ from resnext.export_formats import FORMATS, OPSET, largest_error, write
 from resnext.export_job import Job, Options, make_job
 from resnext.fold import allowed_error
 from resnext.inference import PRECISIONS, TOLERANCE
+from resnext.messages import first_line
 from resnext.model import ResNeXt
 from resnext.provenance import find_weights
 
@@ -174,7 +175,7 @@ def _check(job: Job, temporary: Path, path: Path) -> float:
     try:
         error = largest_error(job, temporary)
     except Exception as failure:  # each runtime has its own
-        reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
+        reason = first_line(failure)
         raise MismatchError(f"{path}: not written, for {runtime} does not take it: {reason}") from failure
     if not error <= limit:
         dtype = PRECISIONS[job.options.precision]

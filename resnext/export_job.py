@@ -141,7 +141,8 @@ def _shapes(model: ResNeXt, options: Options) -> list[tuple[int, ...]]:
     size = default if options.image_size is None else options.image_size
     height, width = (size, size) if isinstance(size, int) else size
     batch = 1 if options.batch_size is None else options.batch_size
-    least = 1 if resized else 32
+    # With 32 px the last map is 1 x 1, which torch.export keeps apart from all other sizes.
+    least = 1 if resized else 33 if options.dynamic and model.stem == "imagenet" else 32
     if min(height, width) < least or batch < 1:
         raise ValueError(
             f"images of {height} x {width} px, batches of {batch}; expected {least} px or more, and 1 or more"

@@ -37,7 +37,7 @@ def huge_pages(heap: bool = False) -> Iterator[None]:
 def _regions() -> list[tuple[int, int, str]]:
     """First address, end and name ("" or "[heap]") of each writeable region of memory without a file.
 
-    None where Linux does not say.
+    No region at all where Linux does not say.
     """
     if sys.platform != "linux" or mmap.PAGESIZE >= HUGE:
         return []

@@ -26,8 +26,9 @@ class OptimizedResNeXt(nn.Module):
     the example. N is free: a batch runs in pieces of `piece` images, the last one filled up with zeros, so a batch of
     1 takes as long as a full piece. Give an example of the batch size that is to be fast.
 
-    It has no parameters, and stays on the device that it was made on. May be called from several threads. Cannot be
-    trained, copied or pickled: keep the network that it was made of, or export it (`python -m resnext export`).
+    It has no parameters, and stays on the device that it was made on. On a CPU it may be called from several threads.
+    Cannot be trained, copied or pickled: keep the network that it was made of, or export it (`python -m resnext
+    export`).
     """
 
     def __init__(
@@ -99,9 +100,9 @@ def optimize(
     images of the example: within 1e-5 (relative) in fp32 and 2e-2 in bf16 and fp16, or within twice the error of the
     network itself in that precision where that is more (random weights magnify rounding).
 
-    Raises TypeError for another module than a ResNeXt; ValueError for unknown arguments, for an example that does not
-    fit, and for a network that cannot be folded; RuntimeError where the backend asked for is not to be had, and where
-    the result is not within those limits.
+    Raises TypeError for another module than a ResNeXt, and where the example is no tensor; ValueError for unknown
+    arguments, for an example that does not fit, and for a network that cannot be folded; RuntimeError where the backend
+    asked for is not to be had, and where the result is not within those limits.
     """
     for what, choice, known in (("precision", precision, PRECISIONS), ("backend", backend, BACKENDS)):
         if choice not in known:
@@ -147,6 +148,8 @@ def _laid_out(x: Tensor, precision: str) -> Tensor:
 def _check_example(model: ResNeXt, example_inputs: Tensor | Sequence[Tensor]) -> Tensor:
     example = example_inputs
     if not isinstance(example, Tensor):
+        if not isinstance(example, (list, tuple)):
+            raise TypeError(f"expected a tensor as example_inputs, or a sequence of one, got {type(example).__name__}")
         if len(example) != 1 or not isinstance(example[0], Tensor):
             raise ValueError(f"expected example_inputs of one tensor, got {len(example)} values")
         example = example[0]

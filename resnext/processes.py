@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from resnext.command_line import CommandError
+from resnext.messages import first_line
 
 PATIENCE = datetime.timedelta(days=1)  # for the slowest process; one that dies is noticed at once
 
@@ -93,5 +94,5 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        detail = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        detail = first_line(error)
         raise CommandError(f"the processes cannot work together, perhaps because one has failed: {detail}") from error

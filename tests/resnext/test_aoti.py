@@ -2,6 +2,8 @@
 
 import copy
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -35,6 +37,17 @@ def hub(compiled, tmp_path, monkeypatch):
     shutil.copytree(compiled[1] / "hub", tmp_path / "hub")
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     return tmp_path / "hub"
+
+
+class Namespace:
+    """A module with another value of some names."""
+
+    def __init__(self, module, **changed):
+        self.module = module
+        self.__dict__.update(changed)
+
+    def __getattr__(self, name):
+        return getattr(self.module, name)
 
 
 def never(*arguments, **options):
@@ -87,6 +100,9 @@ def test_compiled_once(compiled, hub, tmp_path, monkeypatch, capfd):
         "weights",
         "eps",
         "threads",
+        "processor",
+        "torch",
+        "recipe",
     ],
 )
 def test_compiled_again_for_anything_else(compiled, hub, tmp_path, monkeypatch, change):
@@ -99,6 +115,12 @@ def test_compiled_again_for_anything_else(compiled, hub, tmp_path, monkeypatch, 
         model.bn1.eps = 0.1
     elif change == "threads":
         monkeypatch.setattr(torch, "get_num_threads", lambda: 999)
+    elif change == "processor":
+        monkeypatch.setattr(aoti, "_processor", lambda: "another")
+    elif change == "recipe":
+        monkeypatch.setattr(aoti, "RECIPE", 0)
+    elif change == "torch":
+        monkeypatch.setattr(aoti, "torch", Namespace(torch, __version__="1.0"))
     else:
         options |= change
     monkeypatch.setattr(COMPILE, never)
@@ -124,22 +146,55 @@ def test_a_damaged_package_is_compiled_again(compiled, hub, tmp_path, monkeypatc
     assert "half a minute" in capfd.readouterr().err
 
 
+def test_a_package_that_is_replaced_takes_its_digest_along(compiled, hub, tmp_path, monkeypatch):
+    """Killed between the two, there must not be an old digest beside a new package."""
+    (package,) = (hub / "compiled").glob("*.pt2")
+    package.write_bytes(b"damaged")
+
+    def compile(program, package_path, inductor_configs):
+        shutil.copyfile(compiled[1] / "a.pt2", package_path)
+        monkeypatch.setattr(aoti, "sha256_of", never)
+
+    monkeypatch.setattr(COMPILE, compile)
+    with pytest.raises(AssertionError, match="compiled again"):
+        export(compiled[0], tmp_path / "b.pt2", "aoti", batch_size=2)
+    assert [path.suffix for path in (hub / "compiled").iterdir()] == [".pt2"]
+
+
+def test_of_several_one_compiles(compiled, hub, tmp_path, monkeypatch):
+    shutil.rmtree(hub / "compiled")
+    calls = []
+
+    def compile(program, package_path, inductor_configs):
+        calls.append(1)
+        time.sleep(0.3)
+        shutil.copyfile(compiled[1] / "a.pt2", package_path)
+
+    monkeypatch.setattr(COMPILE, compile)
+    program = torch.export.export(torch.nn.Linear(1, 1), (torch.zeros(1, 1),))
+    metadata = {"architecture": "a", "precision": "fp32"}
+    with ThreadPoolExecutor(4) as pool:
+        packages = list(pool.map(lambda _: aoti.compile_cached(program, metadata), range(4)))
+    assert len(set(packages)) == len(calls) == 1
+
+
 @pytest.mark.parametrize(
-    ("said", "shown"),
-    [("No working C++ compiler found\nand more", "No working C++ compiler found"), ("", "RuntimeError")],
+    ("said", "shown", "compiler"),
+    [("No working C++ compiler found\nand more", "No working C++ compiler found", None), ("", "RuntimeError", "g++")],
 )
-def test_no_compiler(tmp_path, monkeypatch, capsys, said, shown):
+def test_a_compiler_that_fails(tmp_path, monkeypatch, capsys, said, shown, compiler):
     def fail(*arguments, **options):
         raise RuntimeError(said)
 
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     monkeypatch.setattr(COMPILE, fail)
+    monkeypatch.setattr(aoti, "find_compiler", lambda: compiler)
     torch.save(TINY.build().state_dict(), tmp_path / "tiny.pth")
     out = tmp_path / "a.pt2"
     assert main(["export", "--weights", str(tmp_path / "tiny.pth"), "--format", "aoti", "--out", str(out)]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith(f"resnext: AOTInductor failed ({shown})")
-    assert "CXX" in message
+    assert ("CXX" in message) == (compiler is None)
     assert {path.name for path in tmp_path.iterdir()} == {"hub", "tiny.pth"}
 
 
@@ -173,3 +228,20 @@ def test_without_gradients(compiled):
     with torch.enable_grad():
         network(torch.zeros(2, 3, 32, 32))
     assert modes == [False]
+
+
+def test_the_loader_of_an_older_torch(compiled, monkeypatch):
+    def older(path, name):
+        raise AssertionError("called with two arguments alone")
+
+    loader = torch._C._aoti.AOTIModelPackageLoader(str(compiled[1] / "a.pt2"), "model", False, 1, -1)
+    monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", older)
+    monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: SimpleNamespace(loader=loader))
+    assert aoti.load(compiled[1] / "a.pt2")(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+
+    def fail(path):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr("torch._inductor.aoti_load_package", fail)
+    with pytest.raises(RuntimeError, match=r"a\.pt2: expected a package of AOTInductor \(\.pt2\): no"):
+        aoti.load(compiled[1] / "a.pt2")

@@ -5,6 +5,7 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -155,7 +156,7 @@ def test_a_compiler_that_fails(model, monkeypatch):
 
     monkeypatch.delattr(torch._C, "_jit_set_llga_enabled")
     monkeypatch.setattr(backends, "find_compiler", lambda: "g++")
-    monkeypatch.setattr(backends, "compile_package", fail)
+    monkeypatch.setattr(backends, "write_package", fail)
     with pytest.warns(UserWarning, match="backend 'inductor' failed, trying the next: OSError: no space left$"):
         result = optimize(model, images(1))
     assert result.backend == "eager"
@@ -164,16 +165,32 @@ def test_a_compiler_that_fails(model, monkeypatch):
         optimize(model, images(1), backend="inductor")
 
 
-def test_weights_are_packed(model, monkeypatch, tmp_path):
-    """Which takes freezing, and that there are no gradients: a package takes twice as long without either."""
-    seen = []
+def test_auto_on_a_gpu():
+    piece = SimpleNamespace(device=torch.device("cuda:0"), dtype=torch.bfloat16)
+    assert backends._candidates(piece) == ["inductor", "eager"]
 
-    def compile(program, package_path, inductor_configs):
-        seen.append((torch.is_grad_enabled(), inductor_configs))
 
-    monkeypatch.setattr("torch._inductor.aoti_compile_and_package", compile)
-    backends.compile_package(prepare(model, images(1), "fp32")[0], images(1), tmp_path / "a.pt2")
-    assert seen == [(False, {"freezing": True})]
+def test_the_output_of_a_graph_on_a_gpu_is_overwritten_by_the_next(model, monkeypatch):
+    """What CUDA graphs do: one input, one output, whoever calls. On the CPU here."""
+    modes = []
+
+    def compile(network, mode, dynamic):
+        assert (mode, dynamic) == ("max-autotune", False)
+        out = torch.empty(2, 10)
+
+        def run(x):
+            modes.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+            return out.copy_(network(x))
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile)
+    run = backends._compile_for_gpu(prepare(model, images(2), "fp32")[0], images(2))
+    with torch.inference_mode():
+        first, second = run(images(2)), run(images(2, seed=2))
+    assert relative_error(first, logits(model, images(2))) < 1e-5
+    assert relative_error(second, logits(model, images(2, seed=2))) < 1e-5
+    assert set(modes) == {(False, False)}  # another would compile it again
 
 
 def test_no_compiler(model):

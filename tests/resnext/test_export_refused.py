@@ -1,7 +1,10 @@
 """What cannot be exported, and exports that fail: one line, the right exit status, every file as it was."""
 
+import copy
 import importlib.util
 import os
+from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import safetensors.torch
@@ -11,6 +14,7 @@ from resnext.__main__ import main
 from resnext.architecture import Architecture
 from resnext.export import MismatchError, export
 from resnext.export_formats import FORMATS, Format
+from resnext.inference import TOLERANCE
 from tests.conftest import randomize
 
 TINY = Architecture((1, 1, 1), cardinality=2, base_width=4, stem="cifar", num_classes=10)
@@ -100,6 +104,45 @@ def test_networks_that_cannot_be_exported(model, tmp_path):
     with pytest.raises(ValueError, match="unknown precision 'int8'"):
         export(model, tmp_path / "a.onnx", "onnx", precision="int8")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_least_size(model, tmp_path):
+    imagenet = Architecture((1, 1, 1, 1), cardinality=2, base_width=4, num_classes=10).build()
+    for dynamic, least in ((False, 32), (True, 33)):
+        with pytest.raises(ValueError, match=rf"{least - 1} px.*expected {least} px or more"):
+            export(imagenet, tmp_path / "a.pt2", "pt2", dynamic=dynamic, image_size=least - 1)
+    with pytest.raises(ValueError, match="expected 32 px or more"):
+        export(model, tmp_path / "a.pt2", "pt2", dynamic=True, image_size=31)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_images_are_checked(model, tmp_path, monkeypatch):
+    """Not a number in the last, wrong logits in the second: each is found."""
+    for wrong, reason in ((2, "off by nan"), (1, "off by 1.0e")):
+        calls = []
+
+        def run(job, x, wrong=wrong, calls=calls):
+            calls.append(tuple(x.shape))
+            return job.network(x) * (1 if len(calls) != wrong + 1 else float("nan") if wrong == 2 else 1.1)
+
+        load = lambda job, path, run=run: (partial(run, job), job.metadata)  # noqa: E731
+        monkeypatch.setitem(FORMATS, "broken", Format(lambda job, path: path.write_bytes(b"new"), load, "torch"))
+        with pytest.raises(RuntimeError, match=reason):
+            export(model, tmp_path / "a.file", "broken", dynamic=True)
+        assert calls == [(2, 3, 32, 32), (1, 3, 32, 64), (3, 3, 72, 41)]
+
+
+def test_a_network_that_magnifies_rounding_is_held_against_itself(model, tmp_path, monkeypatch):
+    """What the same network in bfloat16 is off by is allowed, twice; more is not."""
+    for factor, error in ((1.0, None), (1.1, RuntimeError)):
+        load = lambda job, path, factor=factor: (  # noqa: E731
+            lambda x: copy.deepcopy(job.network).bfloat16()(x.bfloat16()).float() * factor,
+            job.metadata,
+        )
+        monkeypatch.setitem(FORMATS, "other", Format(lambda job, path: path.write_bytes(b"new"), load, "torch"))
+        monkeypatch.setitem(TOLERANCE, "bf16", 1e-9)
+        with nullcontext() if error is None else pytest.raises(error, match="expected at most"):
+            export(model, tmp_path / "a.file", "other", precision="bf16")
 
 
 def no_file_of_ours(job, path):

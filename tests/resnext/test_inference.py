@@ -1,17 +1,15 @@
 """resnext.optimize: the same logits, by every way that is at hand here."""
 
 import copy
-import ctypes
 import io
 import pickle
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 import resnext
-from resnext import huge_pages, inference, onednn
+from resnext import inference, onednn
 from resnext.fold import FoldedConv, allowed_error, fold
 from resnext.grouping import widen, widen_fastest
 from resnext.inference import optimize, piece_size, prepare
@@ -156,6 +154,12 @@ def test_same_top1_in_bf16(model, monkeypatch):
         ({"example_inputs": images(1, channels=4)}, ValueError, r"\(N, 3, H, W\).*got \(1, 4, 16, 16\)"),
         ({"example_inputs": images(0)}, ValueError, "N from 1 up"),
         ({"example_inputs": images(1).to(torch.uint8)}, ValueError, "got .* of torch.uint8"),
+        (
+            {"example_inputs": None},
+            TypeError,
+            "expected a tensor as example_inputs, or a sequence of one, got NoneType",
+        ),
+        ({"example_inputs": images(1).numpy()}, TypeError, "got ndarray"),
         ({"example_inputs": (images(1), images(1))}, ValueError, "of one tensor, got 2 values"),
         ({"example_inputs": images(1).to("meta")}, ValueError, "on cpu, example_inputs on meta"),
         ({"example_inputs": images(1) / 0}, ValueError, "not finite"),
@@ -251,42 +255,6 @@ def test_wider_groups_are_the_same(model):
             assert relative_error(wide(x), conv(x)) < 1e-12
     with pytest.raises(ValueError, match="groups cannot be joined by 3"):
         widen(conv, 3)
-
-
-@pytest.mark.parametrize("heap", [False, True])
-def test_huge_pages_for_large_new_regions_and_the_heap(monkeypatch, heap):
-    megabyte = 2**20
-    lists = iter(
-        [
-            [(0, 64 * megabyte, ""), (200 * megabyte, 300 * megabyte, ""), (400 * megabyte, 420 * megabyte, "[heap]")],
-            [
-                (0, 96 * megabyte, ""),  # has grown: others' memory in it
-                (99 * megabyte, 120 * megabyte, ""),  # new, its first page is not huge
-                (130 * megabyte, 137 * megabyte, ""),  # new, small
-                (200 * megabyte, 300 * megabyte, ""),  # old
-                (400 * megabyte, 430 * megabyte, "[heap]"),
-                (1000 * megabyte, 2100 * megabyte, ""),  # new, but large
-            ],
-        ]
-    )
-    advised = []
-    monkeypatch.setattr(huge_pages, "_regions", lambda: next(lists))
-    monkeypatch.setattr(
-        ctypes, "CDLL", lambda _: SimpleNamespace(madvise=lambda *arguments: advised.append(arguments) or -1)
-    )
-    with huge_pages.huge_pages(heap):
-        assert not advised
-    assert advised == [(100 * megabyte, 20 * megabyte, 25), (400 * megabyte, 30 * megabyte, 25)][: 1 + heap]
-
-
-def test_regions_of_this_process():
-    if not huge_pages._regions():
-        pytest.skip("the system does not list the regions of memory")
-    with huge_pages.huge_pages():
-        held = torch.full((2**26,), 7, dtype=torch.uint8)  # bytes; more than malloc keeps in its heap
-    address = held.data_ptr()
-    assert any(first <= address and address + 2**26 <= last for first, last, _ in huge_pages._regions())
-    assert (held == 7).all()
 
 
 def test_a_network_that_magnifies_rounding_is_held_against_itself(model, monkeypatch):
