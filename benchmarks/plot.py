@@ -110,7 +110,7 @@ def _draw_curves(axes: Axes, panel: Panel) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     if panel[0].unit == "bytes":  # which grow with the batch
-        axes.set_yscale("log")
+        axes.set_yscale("log", base=2)
         axes.yaxis.set_major_formatter("{x:g}")
     else:
         axes.set_ylim(bottom=0)
