@@ -28,7 +28,7 @@ from torch import Tensor
 
 import resnext
 from benchmarks import inference
-from benchmarks.measure import interleave, machine, parser, ratio, target
+from benchmarks.measure import interleave, machine, parser, ratio, table, target
 from benchmarks.peers import PEERS, Run, run_torch, timm, torchvision
 from benchmarks.result import Result
 from resnext.fold import relative_error
@@ -59,10 +59,12 @@ def main() -> int:
 
 
 def run(runs: int) -> list[Result]:
-    """Measure; print the tables and the targets. Nothing to measure where there is no GPU."""
+    """Measure; print the tables and the targets. Where there is no GPU the rows say "not measured"."""
     if not torch.cuda.is_available():
-        print("\nGPU: not measured, none here")
-        return []
+        rows = [f"ours, {precision}, batch {batch}" for precision in PRECISIONS for batch in BATCHES]
+        missing = dict.fromkeys(rows, "not measured: no GPU here")
+        print("\n" + table([("GPU", "images/s"), *missing.items()]))
+        return [Result("inference", f"ResNeXt-50 at {inference.SIZE} px, GPU", "time per image", "s", {}, missing)]
     name = torch.cuda.get_device_name()
     peak = next((value for card, value in PEAKS.items() if card in name), None)
     print(f"\n{name}, CUDA {torch.version.cuda}; {runs} runs each, median\n")

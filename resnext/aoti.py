@@ -21,7 +21,7 @@ from resnext.download import sha256_of
 from resnext.huge_pages import huge_pages
 from resnext.messages import first_line
 
-RECIPE = 2  # of `_compile`: to be counted up when it makes other packages
+RECIPE = 2  # of `write_package`: to be counted up when it makes other packages
 
 
 class CompilerError(RuntimeError):

@@ -92,7 +92,7 @@ def optimize(
         precision: "fp32", "bf16" or "fp16", of weights and maps. A processor that cannot compute in it is slower than
             in "fp32", most of all in "fp16".
         backend: "onednn" compiles by oneDNN Graph, in a second or two, on x86 in "fp32" and "bf16"; "inductor" by
-            torch's own compiler, which takes 15 to 40 s for 50 layers and a C++ compiler (on a GPU: Triton), and leaves
+            torch's own compiler, which takes 10 to 40 s for 50 layers and a C++ compiler (on a GPU: Triton), and leaves
             files in torch's cache (TORCHINDUCTOR_CACHE_DIR); "eager" does not compile; "auto" takes the first of these,
             on a GPU of the last two, that works here. The result's `backend` says which it was.
 
@@ -141,7 +141,7 @@ def piece_size(batch: int, most: int) -> int:
 
 
 def _laid_out(x: Tensor, precision: str) -> Tensor:
-    """Done ahead of what is compiled: Inductor's own loop for it takes 0.8 ms for an image, torch's 0.1."""
+    """Done ahead of what is compiled: torch's copies are faster than Inductor's loop (`benchmarks/inference.py`)."""
     return x.to(PRECISIONS[precision]).contiguous(memory_format=torch.channels_last)
 
 

@@ -180,8 +180,10 @@ def test_peers_that_are_not_installed(monkeypatch, tmp_path):
 
 def test_no_gpu(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert inference_gpu.run(1) == []
-    assert "GPU: not measured, none here" in capsys.readouterr().out
+    (result,) = inference_gpu.run(1)
+    assert not result.values
+    assert result.missing["ours, fp16, batch 256"] == "not measured: no GPU here"
+    assert capsys.readouterr().out.count("not measured: no GPU here") == 4
 
 
 @pytest.mark.parametrize("factor", [2, float("nan")])

@@ -1,4 +1,4 @@
-"""The options that users of torchvision and timm know; which of them contradict each other."""
+"""The options that users of torchvision and timm know."""
 
 import functools
 import math
@@ -9,9 +9,6 @@ from torch import nn
 
 import resnext
 from resnext.architecture import Architecture
-from resnext.blocks import DropPath
-from resnext.features import ResNeXtFeatures
-from resnext.model import ResNeXt
 from tests.conftest import randomize, relative_error
 
 TINY = Architecture((2, 1, 1), cardinality=4, base_width=8, stem="cifar", num_classes=10)
@@ -199,139 +196,3 @@ def test_zero_init_residual_starts_with_the_shortcuts():
     assert torch.equal(block(x), x)
     with pytest.raises(ValueError, match="zero_init_residual=True and norm_layer=InstanceNorm2d contradict"):
         TINY.build(zero_init_residual=True, norm_layer=nn.InstanceNorm2d)
-
-
-# --- training --------------------------------------------------------------------------------------------------------
-
-
-def test_drop_rate_is_ahead_of_the_classifier(images):
-    model = TINY.build(drop_rate=0.5)
-    pooled = model.forward_head(model.forward_features(images), pre_logits=True)
-    assert (pooled == 0).float().mean() == pytest.approx(0.5, abs=0.1)
-    assert torch.equal(model.eval()(images), model(images))
-
-
-def test_drop_path_rates_rise_linearly_to_the_last_block():
-    rates = [m.rate for m in TINY.build(drop_path_rate=0.3).modules() if isinstance(m, DropPath)]
-    assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
-
-
-def test_drop_path_zeroes_whole_images_and_keeps_the_mean():
-    torch.manual_seed(0)
-    layer = DropPath(0.25)
-    out = layer(torch.ones(4000, 2, 1, 1))
-    assert out.unique().tolist() == pytest.approx([0, 4 / 3])
-    assert torch.equal(out[:, 0], out[:, 1])
-    assert out.mean().item() == pytest.approx(1, abs=0.03)
-    assert torch.equal(layer.eval()(out), out)
-
-
-@pytest.mark.parametrize("features_only", [False, True])
-@pytest.mark.parametrize("form", ["A", "C"])
-def test_checkpointing_changes_neither_gradients_nor_statistics(images, form, features_only):
-    results = []
-    for enable in (False, True):
-        torch.manual_seed(0)
-        model = TINY.build(form=form, drop_path_rate=0.4, features_only=features_only)
-        model.set_grad_checkpointing(enable)
-        torch.manual_seed(1)
-        out = model(images)
-        (out[-1] if features_only else out).square().sum().backward()
-        buffers = {name: value.clone() for name, value in model.named_buffers()}
-        results.append({**buffers, **{name: p.grad for name, p in model.named_parameters()}})
-    assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
-    assert results[0]["bn1.num_batches_tracked"] == results[0]["layer1.0.bn3.num_batches_tracked"] == 1
-
-
-def test_checkpointing_takes_a_second_backward(images):
-    """Two losses over one forward pass."""
-    results = []
-    for enable in (False, True):
-        torch.manual_seed(0)
-        model = TINY.build()
-        model.set_grad_checkpointing(enable)
-        loss = model(images).square().sum()
-        loss.backward(retain_graph=True)
-        loss.backward()
-        results.append({**dict(model.named_buffers()), **{name: p.grad for name, p in model.named_parameters()}})
-    assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
-
-
-def test_checkpointing_keeps_less(images):
-    def kept(enable):
-        model, sizes = TINY.build(), []
-        model.set_grad_checkpointing(enable)
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()), lambda _: None):
-            model(images)
-        return sum(sizes)
-
-    assert kept(True) < kept(False) / 2
-
-
-def test_checkpointing_can_be_switched_off_again(images):
-    model = TINY.build()
-    model.set_grad_checkpointing()
-    assert all(stage.checkpointed for stage in (model.layer1, model.layer3))
-    model.set_grad_checkpointing(False)
-    assert not model.layer1.checkpointed
-
-
-# --- contradictions --------------------------------------------------------------------------------------------------
-
-NAME = "resnext29_8x64d"
-
-
-@pytest.mark.parametrize(
-    ("options", "first", "second"),
-    [({"pretrained": True, "weights": "x.pth"}, "pretrained=True", "weights='x.pth'"),
-     ({"pretrained": True, "zero_init_residual": True}, "pretrained=True", "zero_init_residual=True"),
-     ({"weights": "x.pth", "zero_init_residual": True}, "weights='x.pth'", "zero_init_residual=True"),
-     ({"pretrained": True, "shortcut": "C"}, "pretrained=True", "shortcut='C'"),
-     ({"features_only": True, "num_classes": 5}, "features_only=True", "num_classes=5"),
-     ({"features_only": True, "drop_rate": 0.1}, "features_only=True", "drop_rate=0.1"),
-     ({"features_only": True, "global_pool": "max"}, "features_only=True", "global_pool='max'"),
-     ({"out_indices": (1,)}, "features_only=False", r"out_indices=\(1,\)"),
-     ({"global_pool": "", "num_classes": 5}, "global_pool=''", "num_classes=5"),
-     ({"global_pool": ""}, "global_pool=''", "num_classes=10"),
-     ({"global_pool": "", "num_classes": 0, "drop_rate": 0.5}, "global_pool=''", "drop_rate=0.5")],
-    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
-)  # fmt: skip
-def test_contradictions_name_both(options, first, second):
-    with pytest.raises(ValueError, match=f"{first} and {second} contradict each other: "):
-        resnext.create(NAME, **options)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"drop_rate": 1}, "drop_rate 1; expected a probability"),
-     ({"drop_path_rate": -0.1}, "drop_path_rate -0.1; expected a probability"),
-     ({"global_pool": "median"}, "unknown global_pool 'median'; expected one of avg, max, avgmax, ''"),
-     ({"form": "D"}, "unknown form 'D'; expected one of A, B, C"),
-     ({"num_classes": 2.5}, "num_classes 2.5; expected 0 or more"),
-     ({"drop_rate": "x"}, "drop_rate 'x'; expected a probability"),
-     ({"replace_stride_with_dilation": True}, "replace_stride_with_dilation True; expected 2 booleans"),
-     ({"features_only": True, "out_indices": 2}, "out_indices 2; expected a sequence"),
-     ({"features_only": True, "out_indices": (1.0,)}, r"out_indices \(1.0,\); expected some of 0 to 3"),
-     ({"features_only": True, "out_indices": (4,)}, r"out_indices \(4,\); expected some of 0 to 3"),
-     ({"features_only": True, "out_indices": ()}, r"out_indices \(\); expected some of")],
-)  # fmt: skip
-def test_impossible_values(options, message):
-    with pytest.raises(ValueError, match=message):
-        resnext.create(NAME, **options)
-
-
-def test_a_file_tells_its_shortcuts_itself(pth):
-    with pytest.raises(TypeError, match="from_checkpoint has no option shortcut; expected some of num_classes"):
-        resnext.from_checkpoint(pth, shortcut="B")
-
-
-def test_nothing_is_downloaded_for_options_that_cannot_be(monkeypatch):
-    monkeypatch.setattr("resnext.zoo.resolve_pretrained", None)
-    with pytest.raises(ValueError, match="drop_rate 3"):
-        resnext.create("resnext50_32x4d", pretrained=True, drop_rate=3)
-
-
-@pytest.mark.parametrize("kind", [ResNeXt, ResNeXtFeatures])
-def test_defaults_may_be_spelt_out(pth, kind):
-    options = {"features_only": kind is ResNeXtFeatures, "out_indices": None, "norm_layer": None, "drop_rate": 0.0}
-    assert type(resnext.from_checkpoint(pth, **options, zero_init_residual=False, global_pool=None)) is kind
