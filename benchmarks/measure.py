@@ -11,7 +11,7 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from benchmarks.result import quartiles
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """A command line with `--runs N`; the script adds its own arguments."""
-    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--runs", type=_positive, default=9, metavar="N", help="runs of each contender; default: 9")
     return result
 
@@ -90,6 +90,13 @@ def memory_status(field: str) -> int | None:
     except OSError:
         return None
     return int(match[1]) * 1024 if match else None
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its errors are one line, as those of the project's commands (whose parser imports torch)."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
 def _positive(text: str) -> int:

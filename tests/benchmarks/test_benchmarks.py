@@ -137,7 +137,9 @@ def test_refused_before_anything_is_measured(one_benchmark, tmp_path, monkeypatc
     with pytest.raises(SystemExit) as exit:
         command.main(arguments)
     assert exit.value.code == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 def test_no_matplotlib(one_benchmark, tmp_path, monkeypatch, capsys):
