@@ -93,8 +93,10 @@ def convert(path: Path, out: Path, shape: tuple[int, ...] | None = None) -> None
     """
     import torch
 
-    from conversion import graph, input_shape, source, t7
-    from conversion.source_text import imports
+    from conversion import graph, t7
+    from conversion.codegen import input_shape
+    from conversion.codegen import source
+    from conversion.codegen.source_text import imports
 
     started = time.perf_counter()
     class_name = _class_name(out)
@@ -190,7 +192,7 @@ def _class_name(out: Path) -> str:
     class_name = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
     if not class_name.isidentifier() or keyword.iskeyword(class_name):
         raise ValueError(f"--out: expected a name with a letter in front, such as my_net, got {name!r}")
-    from conversion.source_text import COPIED
+    from conversion.codegen.source_text import COPIED
 
     used = {item for module in COPIED for item in vars(module)} | {"Any", "F", "Tensor"}
     return f"{class_name}Net" if class_name in used else class_name

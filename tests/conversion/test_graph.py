@@ -5,7 +5,8 @@ import pickle
 import pytest
 import torch
 
-from conversion import graph, layers, source_text, t7
+from conversion import graph, layers, t7
+from conversion.codegen import source_text
 from tests.conftest import FIXTURES, MODELS, relative_error, torch7_output
 from tests.conversion.edit import append, find, make, make_list, put
 from tests.conversion.nets import Layer, Net, build, relu, seq, table

@@ -5,7 +5,9 @@ import subprocess
 
 import torch
 
-from conversion import graph, input_shape, source, t7
+from conversion import graph, t7
+from conversion.codegen import input_shape
+from conversion.codegen import source
 from tests.conversion.nets import Layer, Longs, Net, average, pool, relu, seq, table, view
 from tests.conversion.test_convert_graph import converted, write
 

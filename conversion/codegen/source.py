@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from conversion import modules_tables
 from conversion.containers import Concat, ConcatTable, DenseConnectLayer, DepthConcat, Parallel, ParallelTable
-from conversion.source_text import WIDTH, constructor, definitions, fit
+from conversion.codegen.source_text import WIDTH, constructor, definitions, fit
 
 # What a submodule is called, where its class in lower case would say less.
 PREFIXES = {"Linear": "fc", "CAddTable": "add", "JoinTable": "join", "ConvTranspose2d": "upconv", "PReLU": "prelu"}
