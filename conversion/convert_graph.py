@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         import torch  # noqa: F401
 
-        import conversion.graph  # noqa: F401
+        import conversion.graph.build  # noqa: F401
     except ImportError as error:
         return _fail(f"{error}: pip install -r requirements.txt")
     try:
@@ -93,7 +93,8 @@ def convert(path: Path, out: Path, shape: tuple[int, ...] | None = None) -> None
     """
     import torch
 
-    from conversion import graph, t7
+    from conversion import t7
+    from conversion.graph import build as graph
     from conversion.codegen import input_shape
     from conversion.codegen import source
     from conversion.codegen.source_text import imports

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conversion import graph
+from conversion.graph import build as graph
 from conversion.mapping import Conversion
 from resnext.architecture import Architecture
 from resnext.model import ResNeXt

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from conversion import modules_tables
-from conversion.containers import ParallelTable
+from conversion.graph import modules_tables
+from conversion.graph.containers import ParallelTable
 from conversion.t7 import Storage, TorchObject, walk
 
 # Sides to try, the likely ones first: a network that ends in Linear runs on one of them alone.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from conversion import graph
+from conversion.graph import build as graph
 from tests.conversion.t7_writer import TABLE, TORCH, Writer, read
 
 

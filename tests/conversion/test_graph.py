@@ -5,7 +5,9 @@ import pickle
 import pytest
 import torch
 
-from conversion import graph, layers, t7
+from conversion import t7
+from conversion.graph import build as graph
+from conversion.graph import layers
 from conversion.codegen import source_text
 from tests.conftest import FIXTURES, MODELS, relative_error, torch7_output
 from tests.conversion.edit import append, find, make, make_list, put

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from conversion import layers
+from conversion.graph import layers
 from tests.conversion import test_layers
 from tests.conversion.nets import Layer, Net, build, pool, table
 

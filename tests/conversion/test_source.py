@@ -5,7 +5,8 @@ import subprocess
 
 import torch
 
-from conversion import graph, t7
+from conversion import t7
+from conversion.graph import build as graph
 from conversion.codegen import input_shape
 from conversion.codegen import source
 from tests.conversion.nets import Layer, Longs, Net, average, pool, relu, seq, table, view

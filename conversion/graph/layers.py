@@ -11,11 +11,13 @@ from functools import partial
 
 from torch import nn
 
-from conversion import layers_plain as plain
-from conversion import layers_shape as shape
-from conversion import layers_weighted as weighted
-from conversion import modules, modules_shape, modules_tables
-from conversion.containers import (
+from conversion.graph import layers_plain as plain
+from conversion.graph import layers_shape as shape
+from conversion.graph import layers_weighted as weighted
+from conversion.graph import modules
+from conversion.graph import modules_shape
+from conversion.graph import modules_tables
+from conversion.graph.containers import (
     Concat,
     ConcatTable,
     DenseConnectLayer,
@@ -24,7 +26,7 @@ from conversion.containers import (
     ParallelTable,
     Sequential,
 )
-from conversion.fields import dimension
+from conversion.graph.fields import dimension
 from conversion.t7 import TorchObject
 
 Builder = Callable[[TorchObject], nn.Module]

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from conversion import sharing
-from conversion.layers import BUILDERS, CONTAINERS
+from conversion.graph import sharing
+from conversion.graph.layers import BUILDERS, CONTAINERS
 from conversion.t7 import T7Error, Table, TorchObject, walk
 
 

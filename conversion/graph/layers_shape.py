@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from conversion.fields import boolean, dimension, index, integer, number, sizes
-from conversion.modules_shape import (
+from conversion.graph.fields import boolean, dimension, index, integer, number, sizes
+from conversion.graph.modules_shape import (
     Copy,
     Max,
     Narrow,
@@ -20,7 +20,7 @@ from conversion.modules_shape import (
     Unsqueeze,
     View,
 )
-from conversion.modules_tables import CAddTable, JoinTable, MixtureTable, NarrowTable, SelectTable, SplitTable
+from conversion.graph.modules_tables import CAddTable, JoinTable, MixtureTable, NarrowTable, SelectTable, SplitTable
 from conversion.t7 import Table, TorchObject
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from conversion.fields import boolean, dimension, integer, integers, number
-from conversion.layers_weighted import KERNEL, STRIDE, add_constant_tensor, padding
-from conversion.modules import AddConstant, CrossMapLRN, Dropout, MulConstant, Normalize, Power
-from conversion.modules_pooling import AvgPool2d, AvgPool3d, MaxPool2d, MaxPool3d, UpSamplingBilinear, UpSamplingNearest
+from conversion.graph.fields import boolean, dimension, integer, integers, number
+from conversion.graph.layers_weighted import KERNEL, STRIDE, add_constant_tensor, padding
+from conversion.graph.modules import AddConstant, CrossMapLRN, Dropout, MulConstant, Normalize, Power
+from conversion.graph.modules_pooling import AvgPool2d, AvgPool3d, MaxPool2d, MaxPool3d, UpSamplingBilinear, UpSamplingNearest
 from conversion.t7 import Tensor as T7Tensor
 from conversion.t7 import TorchObject
 

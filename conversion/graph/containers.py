@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conversion.modules_tables import as_list, as_tensor, depth_concat
+from conversion.graph.modules_tables import as_list, as_tensor, depth_concat
 
 
 class Sequential(nn.Sequential):

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import nn
 
-from conversion.fields import boolean, build_meta, fill, integer, integers, number, sizes, stored, tensor
-from conversion.modules import CAdd, CMul, Mul, PReLU
+from conversion.graph.fields import boolean, build_meta, fill, integer, integers, number, sizes, stored, tensor
+from conversion.graph.modules import CAdd, CMul, Mul, PReLU
 from conversion.t7 import Tensor as T7Tensor
 from conversion.t7 import TorchObject
 
