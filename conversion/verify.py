@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from conversion.graph import build as graph
-from conversion.mapping import Conversion
+from conversion.mapping.convert import Conversion
 from resnext.architecture import Architecture
 from resnext.model import ResNeXt
 

@@ -9,7 +9,8 @@ import pytest
 import safetensors
 import torch
 
-from conversion import artifact, mapping, t7, verify
+from conversion import artifact, t7, verify
+from conversion.mapping import convert as mapping
 from resnext.digest import tensor_digest
 
 SOURCE = artifact.SourceFile("model.t7", 4_050_583, "0" * 64, "CC BY-NC 4.0")

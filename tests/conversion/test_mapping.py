@@ -5,7 +5,8 @@ import struct
 import pytest
 import torch
 
-from conversion import mapping, t7
+from conversion import t7
+from conversion.mapping import convert as mapping
 from resnext.architecture import Architecture
 from tests.conftest import MODELS, relative_error, torch7_output
 from tests.conversion.edit import append, find, make, make_list, put, remove

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from conversion.structure import ConvNorm, Network, find_model, recognise
+from conversion.mapping.structure import ConvNorm, Network, find_model, recognise
 from conversion.t7 import T7Error, Tensor, TorchObject
-from conversion.values import ParameterReader, whole_number
+from conversion.mapping.values import ParameterReader, whole_number
 from resnext.architecture import Architecture
 from resnext.forms import convert_state_dict
 from resnext.model import ResNeXt

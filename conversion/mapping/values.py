@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from conversion.structure import ConvNorm
+from conversion.mapping.structure import ConvNorm
 from conversion.t7 import Tensor, TorchObject, walk
 
 PARAMETERS = ("weight", "bias", "running_mean", "running_var", "running_std")
