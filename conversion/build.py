@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conversion import artifact, t7, verify
+from conversion import artifact, verify
+from conversion.t7 import reader as t7
 from conversion.mapping import convert as mapping
 from resnext.digest import tensor_digest
 from resnext.download import sha256_of

@@ -92,7 +92,7 @@ def repository_on_path() -> Iterator[None]:
 def _convert_t7(path: str) -> dict[str, Tensor]:
     try:
         with repository_on_path():
-            from conversion import t7
+            from conversion.t7 import reader as t7
             from conversion.mapping import convert as mapping
     except ImportError as error:
         raise WeightsError(f"{path}: converting it needs {error.name}: pip install torchfile numpy") from None

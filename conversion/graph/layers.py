@@ -27,7 +27,7 @@ from conversion.graph.containers import (
     Sequential,
 )
 from conversion.graph.fields import dimension
-from conversion.t7 import TorchObject
+from conversion.t7.reader import TorchObject
 
 Builder = Callable[[TorchObject], nn.Module]
 ContainerBuilder = Callable[[TorchObject, list[nn.Module]], nn.Module]

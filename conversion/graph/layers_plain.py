@@ -10,8 +10,8 @@ from conversion.graph.fields import boolean, dimension, integer, integers, numbe
 from conversion.graph.layers_weighted import KERNEL, STRIDE, add_constant_tensor, padding
 from conversion.graph.modules import AddConstant, CrossMapLRN, Dropout, MulConstant, Normalize, Power
 from conversion.graph.modules_pooling import AvgPool2d, AvgPool3d, MaxPool2d, MaxPool3d, UpSamplingBilinear, UpSamplingNearest
-from conversion.t7 import Tensor as T7Tensor
-from conversion.t7 import TorchObject
+from conversion.t7.reader import Tensor as T7Tensor
+from conversion.t7.reader import TorchObject
 
 # --- activations --------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from conversion.t7 import Storage, Table, Tensor, TorchObject, walk
+from conversion.t7.reader import Storage, Table, Tensor, TorchObject, walk
 from tests.conversion.t7_writer import TABLE, TORCH, Writer
 
 PARAMETERS = ("weight", "bias")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conversion import t7
+from conversion.t7 import reader as t7
 
 NIL, NUMBER, STRING, TABLE, TORCH, BOOLEAN, OLD_FUNCTION, LEGACY_FUNCTION, FUNCTION = range(9)
 

@@ -9,7 +9,8 @@ import pytest
 import safetensors
 import torch
 
-from conversion import artifact, t7, verify
+from conversion import artifact, verify
+from conversion.t7 import reader as t7
 from conversion.mapping import convert as mapping
 from resnext.digest import tensor_digest
 

@@ -14,7 +14,8 @@ import termios
 import pytest
 import torch
 
-from conversion import build_weights, t7, verify
+from conversion import build_weights, verify
+from conversion.t7 import reader as t7
 from conversion.mapping import convert as mapping
 from resnext.forms import convert_state_dict, find_form
 from tests.conftest import FIXTURES, ROOT

@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from conversion import t7
+from conversion.t7 import reader as t7
 from conversion.graph import build as graph
 from conversion.graph import layers
 from conversion.codegen import source_text

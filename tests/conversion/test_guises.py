@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from conversion import t7, verify
+from conversion import verify
+from conversion.t7 import reader as t7
 from conversion.mapping import convert as mapping
 from tests.conversion.rewrite import Rewriter
 from tests.conversion.t7_writer import ENCODINGS

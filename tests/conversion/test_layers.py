@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from conversion import t7
+from conversion.t7 import reader as t7
 from tests.conversion.nets import Layer, Longs, build, seq, table
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*is deprecated")

@@ -5,7 +5,7 @@ import struct
 import pytest
 import torch
 
-from conversion import t7
+from conversion.t7 import reader as t7
 from conversion.mapping import convert as mapping
 from resnext.architecture import Architecture
 from tests.conftest import MODELS, relative_error, torch7_output

@@ -5,7 +5,7 @@ import subprocess
 
 import torch
 
-from conversion import t7
+from conversion.t7 import reader as t7
 from conversion.graph import build as graph
 from conversion.codegen import input_shape
 from conversion.codegen import source

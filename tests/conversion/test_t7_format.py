@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from conversion.t7 import LuaFunction, Storage, Table, Tensor, TorchObject
+from conversion.t7.reader import LuaFunction, Storage, Table, Tensor, TorchObject
 from tests.conversion.t7_writer import DTYPES, ENCODINGS, FUNCTION, LEGACY_FUNCTION, OLD_FUNCTION, TABLE, TORCH, read
 
 

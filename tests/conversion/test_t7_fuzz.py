@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conversion import t7
+from conversion.t7 import reader as t7
 from tests.conversion.t7_writer import write
 
 VARIANTS = sorted((Path(__file__).parents[1] / "fixtures" / "variants").glob("*.t7"))

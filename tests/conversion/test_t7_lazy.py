@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conversion import t7
-from conversion.t7_tensors import Source
+from conversion.t7 import reader as t7
+from conversion.t7.tensors import Source
 from tests.conversion.t7_writer import ENCODINGS, TABLE, TORCH, AsciiWriter, Writer, read, write
 
 VARIANTS = Path(__file__).parents[1] / "fixtures" / "variants"

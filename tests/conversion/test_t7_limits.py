@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conversion import t7
+from conversion.t7 import reader as t7
 from tests.conversion.t7_writer import NUMBER, TABLE, TORCH, AsciiWriter, Writer, read, refusal, write
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +123,7 @@ HOSTILE = {
 
 CHILD = """
 import resource, sys, time
-from conversion import t7
+from conversion.t7 import reader as t7
 
 def megabytes(name):
     with open("/proc/self/status") as file:

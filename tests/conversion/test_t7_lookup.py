@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from conversion import t7
+from conversion.t7 import reader as t7
 from tests.conversion.t7_writer import FUNCTION, TABLE, TORCH, Writer, read, refusal
 
 W = Writer()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conversion import t7
+from conversion.t7 import reader as t7
 from tests.conversion.t7_writer import ENCODINGS, TABLE, TORCH, AsciiWriter, Writer, refusal
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torchfile
 
-from conversion.t7 import LuaFunction, Storage, Table, Tensor, TorchObject, load
+from conversion.t7.reader import LuaFunction, Storage, Table, Tensor, TorchObject, load
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 # what torchfile refuses, or reads out of step

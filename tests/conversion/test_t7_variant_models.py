@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from conversion.t7 import TorchObject
+from conversion.t7.reader import TorchObject
 from tests.conversion.test_t7_variants import VARIANTS, content, variant
 
 EMPTY = (np.float32, (0,), [])

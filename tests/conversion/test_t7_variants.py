@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conversion.t7 import LuaFunction, Storage, Table, Tensor, load
+from conversion.t7.reader import LuaFunction, Storage, Table, Tensor, load
 
 VARIANTS = Path(__file__).parents[1] / "fixtures" / "variants"
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from conversion import t7, verify
+from conversion import verify
+from conversion.t7 import reader as t7
 from conversion.mapping import convert as mapping
 from conversion.graph import build as graph
 from tests.conftest import MODELS, SHARED, relative_error

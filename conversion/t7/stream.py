@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import torchfile
 
-from conversion.t7_objects import T7Error
-from conversion.t7_tensors import Storage
+from conversion.t7.objects import T7Error
+from conversion.t7.tensors import Storage
 
 _CHUNK = 2**20
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conversion.t7_tensors import Source
+    from conversion.t7.tensors import Source
 
 _MISSING = object()
 

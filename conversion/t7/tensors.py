@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from conversion.t7_objects import Node, Role, T7Error
+from conversion.t7.objects import Node, Role, T7Error
 
 # A view with overlapping elements (stride 0 after `expand`) may ask for far more memory than the file holds.
 MAX_EXPANDED_BYTES = 128 * 2**20

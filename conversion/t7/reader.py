@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import torchfile
 
-from conversion.t7_objects import (
+from conversion.t7.objects import (
     LuaFunction,
     MissingFieldError,
     Node,
@@ -31,8 +31,8 @@ from conversion.t7_objects import (
     join_path,
     walk,
 )
-from conversion.t7_stream import AsciiPrimitives, BinaryPrimitives, detect_encoding
-from conversion.t7_tensors import Source, Storage, Tensor, fill_tensor, read_storage
+from conversion.t7.stream import AsciiPrimitives, BinaryPrimitives, detect_encoding
+from conversion.t7.tensors import Source, Storage, Tensor, fill_tensor, read_storage
 
 __all__ = ["LuaFunction", "MissingFieldError", "Storage", "T7Error", "Table", "Tensor", "TorchObject", "load", "walk"]
 
