@@ -74,7 +74,7 @@ from benchmarks.peers import PEERS, Run, run_onnxruntime, run_openvino, run_torc
 from benchmarks.result import Result
 from resnext import aoti
 from resnext.aoti import find_compiler
-from resnext.export import export
+from resnext.cli.export import export
 from resnext.fold import relative_error
 from resnext.inference import PIECE, optimize, piece_size
 

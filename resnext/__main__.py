@@ -6,10 +6,13 @@ import argparse
 import os
 import sys
 
-from resnext import evaluate, export, info, predict
+from resnext.cli import evaluate
+from resnext.cli import export
+from resnext.cli import info
+from resnext.cli import predict
 from resnext.cache import find_cached, verify_cached
 from resnext.checkpoint import WeightsError
-from resnext.command_line import CommandError, Parser, table
+from resnext.cli.command_line import CommandError, Parser, table
 from resnext.records import records
 
 

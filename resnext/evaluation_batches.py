@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from resnext.command_line import CommandError
+from resnext.cli.command_line import CommandError
 from resnext.evaluation_counts import Unreadable
 
 Transform = Callable[[Any], Tensor]  # of a PIL image

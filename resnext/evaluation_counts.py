@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnext.atomic import replacing
-from resnext.command_line import CommandError
+from resnext.cli.command_line import CommandError
 
 TOP = 5
 NO_CLASS = -1  # of a sample without a label that the network knows

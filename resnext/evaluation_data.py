@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from resnext.command_line import CommandError
+from resnext.cli.command_line import CommandError
 from resnext.evaluation_batches import Batch, Sample, Transform, reason, stack
 from resnext.evaluation_counts import NO_CLASS
 from resnext.evaluation_labels import Outputs, match_folders, match_label

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from resnext.classes import class_names, output_ids
-from resnext.command_line import CommandError
+from resnext.cli.command_line import CommandError
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 

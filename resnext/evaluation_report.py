@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnext.command_line import CommandError, table
+from resnext.cli.command_line import CommandError, table
 from resnext.evaluation_counts import NO_CLASS, Counts, write_atomically
 
 LEVEL = 0.95

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from resnext.command_line import CommandError
+from resnext.cli.command_line import CommandError
 from resnext.evaluation_batches import Transform
 from resnext.model import ResNeXt
 from resnext.preprocess import RESIZE, SETTINGS, get_preprocess

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from resnext.command_line import CommandError
+from resnext.cli.command_line import CommandError
 from resnext.messages import first_line
 
 PATIENCE = datetime.timedelta(days=1)  # for the slowest process; one that dies is noticed at once

@@ -9,7 +9,7 @@ from typing import Any
 
 from resnext.architecture import Architecture
 from resnext.checkpoint import WeightsError
-from resnext.command_line import DEFAULT, CommandError
+from resnext.cli.command_line import DEFAULT, CommandError
 from resnext.digest import tensor_digest
 from resnext.download import sha256_of
 from resnext.forms import convert_state_dict

@@ -12,7 +12,7 @@ import torch
 from resnext import aoti
 from resnext.__main__ import main
 from resnext.architecture import Architecture
-from resnext.export import export
+from resnext.cli.export import export
 from tests.conftest import randomize, relative_error
 
 TINY = Architecture((1, 1, 1), cardinality=1, base_width=4, stem="cifar", num_classes=3)

@@ -13,7 +13,7 @@ from resnext import __version__
 from resnext.__main__ import main
 from resnext.architecture import Architecture
 from resnext.digest import tensor_digest
-from resnext.export import export
+from resnext.cli.export import export
 from resnext.inference import TOLERANCE
 from resnext.preprocess import get_preprocess
 from tests.conftest import randomize, relative_error

@@ -12,7 +12,7 @@ import torch
 
 from resnext.__main__ import main
 from resnext.architecture import Architecture
-from resnext.export import MismatchError, export
+from resnext.cli.export import MismatchError, export
 from resnext.export_formats import FORMATS, Format
 from resnext.inference import TOLERANCE
 from tests.conftest import randomize

@@ -8,7 +8,7 @@ import warnings
 import pytest
 from PIL import Image
 
-from resnext.images import MAX_DOWNLOAD, ImageError, find_images, read_image
+from resnext.cli.images import MAX_DOWNLOAD, ImageError, find_images, read_image
 from resnext.transport import Patience
 
 IMPATIENT = Patience(connect=2, read=0.4, retries=1, backoff=0.01)
@@ -155,7 +155,7 @@ def test_urls_that_are_refused(url, message):
     ],
 )  # fmt: skip
 def test_errors_of_connections_name_no_class(monkeypatch, said, plain):
-    monkeypatch.setattr("resnext.images.reason", lambda error: said)
+    monkeypatch.setattr("resnext.cli.images.reason", lambda error: said)
     with pytest.raises(ImageError) as caught:
         read_image("https://example.com/a.png", patience=IMPATIENT)
     assert caught.value.problem == plain
@@ -183,7 +183,7 @@ def test_what_a_server_does_wrong(png, server, site, monkeypatch):
 @pytest.mark.parametrize("stated", [True, False])
 def test_no_endless_download(server, monkeypatch, stated):
     server.body = bytes(2**20 + 1)
-    monkeypatch.setattr("resnext.images.MAX_DOWNLOAD", 2**20)
+    monkeypatch.setattr("resnext.cli.images.MAX_DOWNLOAD", 2**20)
     if not stated:
         chunked = server.broken(after=2**20 + 1)
 

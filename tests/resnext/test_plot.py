@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 import resnext
-from resnext import plot, predict
+from resnext.cli import plot
+from resnext.cli import predict
 from resnext.classes import class_names
 from resnext.explain import class_activation_map
 from tests.conftest import FIXTURES

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import resnext
-from resnext import predict
+from resnext.cli import predict
 from resnext.__main__ import main
 from resnext.classes import class_names, wordnet_ids
 from tests.conftest import ROOT

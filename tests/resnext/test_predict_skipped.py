@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 import resnext
-from resnext import predict
+from resnext.cli import predict
 from resnext.__main__ import main
-from resnext.command_line import Parser
+from resnext.cli.command_line import Parser
 from tests.resnext.prediction import SIZES, make_photos, make_weights, run
 
 

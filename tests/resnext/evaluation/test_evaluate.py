@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from resnext.classes import class_names, wordnet_ids
-from resnext.evaluate import _reported
+from resnext.cli.evaluate import _reported
 from resnext.evaluation_counts import Counts, Errors
 from resnext.evaluation_run import logits_of, thread_pool
 from resnext.model import ResNeXt
@@ -180,7 +180,7 @@ def test_images_that_cannot_be_read(damaged, tmp_path, capsys, policy, images, t
 
 
 def test_many_unreadable_images_are_named_in_the_report_alone(damaged, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("resnext.evaluate.MAX_NAMED", 1)
+    monkeypatch.setattr("resnext.cli.evaluate.MAX_NAMED", 1)
     assert damaged.evaluate() == 0
     err = capsys.readouterr().err
     assert err.splitlines()[1:] == ["resnext: 2 more are unreadable; --output names all"]

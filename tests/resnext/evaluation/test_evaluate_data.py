@@ -11,7 +11,7 @@ import webdataset
 
 from resnext import evaluation_data
 from resnext.classes import wordnet_ids
-from resnext.command_line import CommandError
+from resnext.cli.command_line import CommandError
 from resnext.evaluation_batches import load
 from resnext.evaluation_data import Tars, open_data
 from resnext.evaluation_labels import Outputs

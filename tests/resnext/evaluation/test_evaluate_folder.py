@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from resnext import evaluation_data
-from resnext.command_line import CommandError
+from resnext.cli.command_line import CommandError
 from resnext.evaluation_data import Folder, open_data
 from resnext.evaluation_labels import Outputs
 from tests.resnext.evaluation.conftest import CIFAR_NAMES

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from resnext.classes import class_names, wordnet_ids
-from resnext.command_line import CommandError
+from resnext.cli.command_line import CommandError
 from resnext.evaluation_counts import Counts, Errors, Unreadable
 from resnext.evaluation_labels import Outputs, match_folders, match_label
 from resnext.evaluation_report import wilson_interval

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from resnext import evaluate as evaluate_command
+from resnext.cli import evaluate as evaluate_command
 from resnext import evaluation_batches
 from tests.conftest import ROOT
 from tests.resnext.evaluation.runs import kill_after, replace_keep, start, written

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from resnext.architecture import Architecture
-from resnext.command_line import DEFAULT, CommandError, Parser, add_model_options, load_model
+from resnext.cli.command_line import DEFAULT, CommandError, Parser, add_model_options, load_model
 from resnext.download import sha256_of
 from resnext.evaluation_batches import Batch, load
 from resnext.evaluation_counts import Counts, PartialCounts

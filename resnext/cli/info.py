@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from resnext.architecture import Architecture
-from resnext.command_line import CommandError, Parser, table
+from resnext.cli.command_line import CommandError, Parser, table
 from resnext.records import records
 from resnext.zoo import ARCHITECTURES, get_architecture, parse_name
 

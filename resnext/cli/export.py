@@ -15,7 +15,7 @@ import torch
 
 from resnext.aoti import CompilerError
 from resnext.atomic import replacing
-from resnext.command_line import CommandError, Parser, add_model_options, load_model, table
+from resnext.cli.command_line import CommandError, Parser, add_model_options, load_model, table
 from resnext.export_formats import FORMATS, OPSET, largest_error, write
 from resnext.export_job import Job, Options, make_job
 from resnext.fold import allowed_error
