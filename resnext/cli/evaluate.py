@@ -22,15 +22,15 @@ import torch
 from resnext.architecture import Architecture
 from resnext.cli.command_line import DEFAULT, CommandError, Parser, add_model_options, load_model
 from resnext.download import sha256_of
-from resnext.evaluation_batches import Batch, load
-from resnext.evaluation_counts import Counts, PartialCounts
-from resnext.evaluation_data import Folder, Tars, open_data
-from resnext.evaluation_labels import Outputs
-from resnext.evaluation_report import make_report, per_class, summary, write_report
-from resnext.evaluation_run import count_shards, thread_pool
-from resnext.evaluation_transform import CROP, add_transform_options, choose_transform
+from resnext.evaluation.batches import Batch, load
+from resnext.evaluation.counts import Counts, PartialCounts
+from resnext.evaluation.data import Folder, Tars, open_data
+from resnext.evaluation.labels import Outputs
+from resnext.evaluation.report import make_report, per_class, summary, write_report
+from resnext.evaluation.run import count_shards, thread_pool
+from resnext.evaluation.transform import CROP, add_transform_options, choose_transform
 from resnext.model import ResNeXt
-from resnext.processes import Processes
+from resnext.evaluation.processes import Processes
 from resnext.records import records
 from resnext.weights import fetch, resolve_pretrained
 from resnext.zoo import get_architecture

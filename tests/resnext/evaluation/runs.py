@@ -9,7 +9,7 @@ import traceback
 
 import pytest
 
-from resnext.evaluation_counts import PartialCounts
+from resnext.evaluation.counts import PartialCounts
 from tests.resnext.evaluation.labelled import evaluate
 
 fork = multiprocessing.get_context("fork")  # saves importing torch once more in each

@@ -9,12 +9,12 @@ import tarfile
 import pytest
 import webdataset
 
-from resnext import evaluation_data
+from resnext.evaluation import data as evaluation_data
 from resnext.classes import wordnet_ids
 from resnext.cli.command_line import CommandError
-from resnext.evaluation_batches import load
-from resnext.evaluation_data import Tars, open_data
-from resnext.evaluation_labels import Outputs
+from resnext.evaluation.batches import load
+from resnext.evaluation.data import Tars, open_data
+from resnext.evaluation.labels import Outputs
 from resnext.preprocess import get_preprocess
 from tests.resnext.evaluation.conftest import CIFAR_NAMES
 from tests.resnext.evaluation.labelled import LabelledSet, evaluate, make_images, read_report

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from resnext import evaluation_data
+from resnext.evaluation import data as evaluation_data
 from resnext.cli.command_line import CommandError
-from resnext.evaluation_data import Folder, open_data
-from resnext.evaluation_labels import Outputs
+from resnext.evaluation.data import Folder, open_data
+from resnext.evaluation.labels import Outputs
 from tests.resnext.evaluation.conftest import CIFAR_NAMES
 
 TEN = Outputs.of("cifar10", 10)

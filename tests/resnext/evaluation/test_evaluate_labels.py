@@ -5,10 +5,10 @@ import torch
 
 from resnext.classes import class_names, wordnet_ids
 from resnext.cli.command_line import CommandError
-from resnext.evaluation_counts import Counts, Errors, Unreadable
-from resnext.evaluation_labels import Outputs, match_folders, match_label
-from resnext.evaluation_report import wilson_interval
-from resnext.evaluation_run import ranks
+from resnext.evaluation.counts import Counts, Errors, Unreadable
+from resnext.evaluation.labels import Outputs, match_folders, match_label
+from resnext.evaluation.report import wilson_interval
+from resnext.evaluation.run import ranks
 
 IMAGENET = Outputs.of("imagenet", 1000)
 FOUR = Outputs.of("imagenet", 4)

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from resnext.cli import evaluate as evaluate_command
-from resnext import evaluation_batches
+from resnext.evaluation import batches as evaluation_batches
 from tests.conftest import ROOT
 from tests.resnext.evaluation.runs import kill_after, replace_keep, start, written
 

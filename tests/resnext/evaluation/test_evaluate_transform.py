@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from resnext.evaluation_transform import TorchvisionPreprocess
+from resnext.evaluation.transform import TorchvisionPreprocess
 from resnext.preprocess import get_preprocess
 from tests.resnext.evaluation.labelled import LabelledSet, make_images, read_report
 

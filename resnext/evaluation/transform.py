@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from resnext.cli.command_line import CommandError
-from resnext.evaluation_batches import Transform
+from resnext.evaluation.batches import Transform
 from resnext.model import ResNeXt
 from resnext.preprocess import RESIZE, SETTINGS, get_preprocess
 

@@ -17,9 +17,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from resnext.cli.command_line import CommandError
-from resnext.evaluation_batches import Batch, Sample, Transform, reason, stack
-from resnext.evaluation_counts import NO_CLASS
-from resnext.evaluation_labels import Outputs, match_folders, match_label
+from resnext.evaluation.batches import Batch, Sample, Transform, reason, stack
+from resnext.evaluation.counts import NO_CLASS
+from resnext.evaluation.labels import Outputs, match_folders, match_label
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
 TARS = (".tar", ".tar.gz", ".tgz")

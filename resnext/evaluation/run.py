@@ -14,8 +14,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from resnext.evaluation_batches import Batch
-from resnext.evaluation_counts import Counts
+from resnext.evaluation.batches import Batch
+from resnext.evaluation.counts import Counts
 from resnext.model import ResNeXt
 
 PIECE = 8  # images that a thread of the processor computes at a time

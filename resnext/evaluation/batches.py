@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from resnext.cli.command_line import CommandError
-from resnext.evaluation_counts import Unreadable
+from resnext.evaluation.counts import Unreadable
 
 Transform = Callable[[Any], Tensor]  # of a PIL image
 

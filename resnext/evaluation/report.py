@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from resnext.cli.command_line import CommandError, table
-from resnext.evaluation_counts import NO_CLASS, Counts, write_atomically
+from resnext.evaluation.counts import NO_CLASS, Counts, write_atomically
 
 LEVEL = 0.95
 
