@@ -16,13 +16,13 @@ import torch
 from resnext.aoti import CompilerError
 from resnext.atomic import replacing
 from resnext.cli.command_line import CommandError, Parser, add_model_options, load_model, table
-from resnext.export_formats import FORMATS, OPSET, largest_error, write
-from resnext.export_job import Job, Options, make_job
+from resnext.export.formats import FORMATS, OPSET, largest_error, write
+from resnext.export.job import Job, Options, make_job
 from resnext.fold import allowed_error
 from resnext.inference import PRECISIONS, TOLERANCE
 from resnext.messages import first_line
 from resnext.model import ResNeXt
-from resnext.provenance import find_weights
+from resnext.export.provenance import find_weights
 
 
 class MismatchError(RuntimeError):

@@ -13,7 +13,7 @@ import torch
 from resnext.__main__ import main
 from resnext.architecture import Architecture
 from resnext.cli.export import MismatchError, export
-from resnext.export_formats import FORMATS, Format
+from resnext.export.formats import FORMATS, Format
 from resnext.inference import TOLERANCE
 from tests.conftest import randomize
 

@@ -15,7 +15,7 @@ from resnext.fold import bare_copy, check_model, relative_error
 from resnext.inference import PRECISIONS, prepare
 from resnext.model import ResNeXt
 from resnext.preprocess import get_preprocess
-from resnext.provenance import provenance
+from resnext.export.provenance import provenance
 
 
 @dataclass(frozen=True)

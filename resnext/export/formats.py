@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from resnext import aoti
-from resnext.export_job import Exported, Job
+from resnext.export.job import Exported, Job
 from resnext.inference import PRECISIONS
 
 OPSET = 20  # of ONNX
