@@ -72,11 +72,11 @@ from benchmarks import inference_gpu
 from benchmarks.measure import interleave, machine, parser, ratio, spread, table, target
 from benchmarks.peers import PEERS, Run, run_onnxruntime, run_openvino, run_torch, timm, torchvision, write_onnx
 from benchmarks.result import Result
-from resnext import aoti
-from resnext.aoti import find_compiler
+from resnext.inference import aoti
+from resnext.inference.aoti import find_compiler
 from resnext.cli.export import export
-from resnext.fold import relative_error
-from resnext.inference import PIECE, optimize, piece_size
+from resnext.inference.fold import relative_error
+from resnext.inference.optimize import PIECE, optimize, piece_size
 
 IMAGES = 16  # in a turn
 BATCHES = [1, 16]

@@ -31,8 +31,8 @@ from benchmarks import inference
 from benchmarks.measure import interleave, machine, parser, ratio, table, target
 from benchmarks.peers import PEERS, Run, run_torch, timm, torchvision
 from benchmarks.result import Result
-from resnext.fold import relative_error
-from resnext.inference import optimize
+from resnext.inference.fold import relative_error
+from resnext.inference.optimize import optimize
 
 BATCHES = (1, 256)
 PRECISIONS = ("bf16", "fp16")

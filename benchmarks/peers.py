@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnext.inference import PRECISIONS
+from resnext.inference.optimize import PRECISIONS
 from resnext.model import ResNeXt
 
 PEERS = {  # and the package that each needs

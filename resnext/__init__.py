@@ -5,7 +5,7 @@ from types import ModuleType
 
 from resnext import forms
 from resnext.checkpoint import WeightsError
-from resnext.inference import optimize
+from resnext.inference.optimize import optimize
 from resnext.model import ResNeXt
 from resnext.zoo import create, from_checkpoint, list_models
 

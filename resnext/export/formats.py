@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resnext import aoti
+from resnext.inference import aoti
 from resnext.export.job import Exported, Job
-from resnext.inference import PRECISIONS
+from resnext.inference.optimize import PRECISIONS
 
 OPSET = 20  # of ONNX
 METADATA = "metadata.json"  # name of the extra file in the archives of torch

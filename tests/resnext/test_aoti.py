@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from resnext import aoti
+from resnext.inference import aoti
 from resnext.__main__ import main
 from resnext.architecture import Architecture
 from resnext.cli.export import export

@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from resnext import backends, onednn, onednn_graph
-from resnext.backends import find_compiler
-from resnext.inference import optimize, prepare
+from resnext.inference import backends
+from resnext.inference import onednn
+from resnext.inference import onednn_graph
+from resnext.inference.backends import find_compiler
+from resnext.inference.optimize import optimize, prepare
 from tests.conftest import relative_error
 from tests.resnext.test_inference import LIMITS, images, logits, tiny
 

@@ -14,7 +14,7 @@ from resnext.__main__ import main
 from resnext.architecture import Architecture
 from resnext.digest import tensor_digest
 from resnext.cli.export import export
-from resnext.inference import TOLERANCE
+from resnext.inference.optimize import TOLERANCE
 from resnext.preprocess import get_preprocess
 from tests.conftest import randomize, relative_error
 

@@ -14,7 +14,7 @@ from resnext.__main__ import main
 from resnext.architecture import Architecture
 from resnext.cli.export import MismatchError, export
 from resnext.export.formats import FORMATS, Format
-from resnext.inference import TOLERANCE
+from resnext.inference.optimize import TOLERANCE
 from tests.conftest import randomize
 
 TINY = Architecture((1, 1, 1), cardinality=2, base_width=4, stem="cifar", num_classes=10)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from resnext import huge_pages
+from resnext.inference import huge_pages
 
 
 @pytest.mark.parametrize("heap", [False, True])

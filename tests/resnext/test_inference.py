@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 import resnext
-from resnext import inference, onednn
-from resnext.fold import FoldedConv, allowed_error, fold
-from resnext.grouping import widen, widen_fastest
-from resnext.inference import optimize, piece_size, prepare
+from resnext.inference import optimize as inference
+from resnext.inference import onednn
+from resnext.inference.fold import FoldedConv, allowed_error, fold
+from resnext.inference.grouping import widen, widen_fastest
+from resnext.inference.optimize import optimize, piece_size, prepare
 from tests.conftest import randomize, relative_error
 
 LIMITS = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}

@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from resnext.fold import FoldedConv, FoldedResNeXt
+from resnext.inference.fold import FoldedConv, FoldedResNeXt
 
 FACTORS = (1, 2, 4, 8, 16)
 

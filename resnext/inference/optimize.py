@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from resnext import backends
-from resnext.fold import FoldedResNeXt, allowed_error, check_model, fold, relative_error
+from resnext.inference import backends
+from resnext.inference.fold import FoldedResNeXt, allowed_error, check_model, fold, relative_error
 from resnext.model import ResNeXt
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

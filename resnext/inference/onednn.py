@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from resnext.fold import FoldedConv, FoldedResNeXt
+from resnext.inference.fold import FoldedConv, FoldedResNeXt
 
 
 class PackedConv(nn.Module):

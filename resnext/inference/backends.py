@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resnext import onednn, onednn_graph
-from resnext.aoti import find_compiler, open_package, write_package
-from resnext.fold import FoldedResNeXt
-from resnext.grouping import widen_fastest
+from resnext.inference import onednn
+from resnext.inference import onednn_graph
+from resnext.inference.aoti import find_compiler, open_package, write_package
+from resnext.inference.fold import FoldedResNeXt
+from resnext.inference.grouping import widen_fastest
 from resnext.messages import first_line
 
 Runner = Callable[[Tensor], Tensor]

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from resnext.fold import FoldedResNeXt
-from resnext.huge_pages import huge_pages
+from resnext.inference.fold import FoldedResNeXt
+from resnext.inference.huge_pages import huge_pages
 
 _SETTING = threading.Lock()  # of two threads the second would find, and put back, what the first has switched on
 WARM_UP = 3  # calls: TorchScript looks at the first and compiles in the second
