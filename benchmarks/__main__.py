@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.measure import ROOT, machine, parser
 from benchmarks.result import Result
-from resnext.atomic import replacing
+from resnext.weights.atomic import replacing
 
 BENCHMARKS = ("load", "conversion", "preprocess", "inference", "size")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.result import Result, quartiles
-from resnext.atomic import replacing
+from resnext.weights.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,8 @@ from typing import Any
 from conversion import artifact, verify
 from conversion.t7 import reader as t7
 from conversion.mapping import convert as mapping
-from resnext.digest import tensor_digest
-from resnext.download import sha256_of
+from resnext.weights.digest import tensor_digest
+from resnext.weights.download import sha256_of
 
 
 class ProofError(RuntimeError):

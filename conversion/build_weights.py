@@ -92,7 +92,7 @@ def _fail(message: object, status: int = 2) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from resnext.transport import check_url
+    from resnext.weights.transport import check_url
     from resnext.zoo import parse_name
 
     arch, form = parse_name(options.arch) if options.arch else (None, None)
@@ -127,9 +127,9 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _build_official(arch: str | None, options: argparse.Namespace) -> None:
-    from resnext.cache import locked
-    from resnext.records import get_record, records
-    from resnext.weights import torch7_file
+    from resnext.weights.cache import locked
+    from resnext.weights.records import get_record, records
+    from resnext.weights.pretrained import torch7_file
 
     names = list(records()) if options.all else [arch or "resnext50_32x4d"]
     for record in [get_record(name) for name in names]:
@@ -139,7 +139,7 @@ def _build_official(arch: str | None, options: argparse.Namespace) -> None:
 
 def _licenses() -> dict[str, str]:
     """The authors' files and the licence of the weights in them."""
-    from resnext.records import records
+    from resnext.weights.records import records
 
     return {record.torch7.file: record.license for record in records().values()}
 

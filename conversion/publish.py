@@ -7,8 +7,8 @@ import os
 from urllib.parse import quote
 
 from conversion.artifact import Artifact
-from resnext import records
-from resnext.transport import check_url
+from resnext.weights import records
+from resnext.weights.transport import check_url
 
 
 def publish(built: Artifact, base_url: str) -> str:

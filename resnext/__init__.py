@@ -4,7 +4,7 @@ import importlib
 from types import ModuleType
 
 from resnext import forms
-from resnext.checkpoint import WeightsError
+from resnext.weights.files import WeightsError
 from resnext.inference.optimize import optimize
 from resnext.model import ResNeXt
 from resnext.zoo import create, from_checkpoint, list_models

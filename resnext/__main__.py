@@ -10,10 +10,10 @@ from resnext.cli import evaluate
 from resnext.cli import export
 from resnext.cli import info
 from resnext.cli import predict
-from resnext.cache import find_cached, verify_cached
-from resnext.checkpoint import WeightsError
+from resnext.weights.cache import find_cached, verify_cached
+from resnext.weights.files import WeightsError
 from resnext.cli.command_line import CommandError, Parser, table
-from resnext.records import records
+from resnext.weights.records import records
 
 
 def main(arguments: list[str] | None = None) -> int:

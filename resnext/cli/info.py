@@ -6,7 +6,7 @@ import argparse
 
 from resnext.architecture import Architecture
 from resnext.cli.command_line import CommandError, Parser, table
-from resnext.records import records
+from resnext.weights.records import records
 from resnext.zoo import ARCHITECTURES, get_architecture, parse_name
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from resnext.atomic import replacing
+from resnext.weights.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnext.atomic import replacing
+from resnext.weights.atomic import replacing
 from resnext.cli.command_line import CommandError
 
 TOP = 5

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from resnext.cli.command_line import CommandError
-from resnext.messages import first_line
+from resnext.weights.messages import first_line
 
 PATIENCE = datetime.timedelta(days=1)  # for the slowest process; one that dies is noticed at once
 

@@ -15,7 +15,7 @@ from resnext.inference import onednn_graph
 from resnext.inference.aoti import find_compiler, open_package, write_package
 from resnext.inference.fold import FoldedResNeXt
 from resnext.inference.grouping import widen_fastest
-from resnext.messages import first_line
+from resnext.weights.messages import first_line
 
 Runner = Callable[[Tensor], Tensor]
 

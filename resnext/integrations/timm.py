@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import resnext
 from resnext.forms import convert_state_dict, find_form
 from resnext.preprocess import SETTINGS
-from resnext.records import records
+from resnext.weights.records import records
 from resnext.zoo import get_architecture, parse_name
 
 try:

@@ -17,10 +17,10 @@ from typing import Any
 from torch import Tensor, nn
 
 import resnext
-from resnext.checkpoint import read_state_dict
+from resnext.weights.files import read_state_dict
 from resnext.forms import convert_state_dict, find_form
-from resnext.records import get_record, records
-from resnext.weights import resolve_pretrained
+from resnext.weights.records import get_record, records
+from resnext.weights.pretrained import resolve_pretrained
 from resnext.zoo import parse_name
 
 try:

@@ -12,7 +12,7 @@ import torch
 from conversion import artifact, verify
 from conversion.t7 import reader as t7
 from conversion.mapping import convert as mapping
-from resnext.digest import tensor_digest
+from resnext.weights.digest import tensor_digest
 
 SOURCE = artifact.SourceFile("model.t7", 4_050_583, "0" * 64, "CC BY-NC 4.0")
 

@@ -11,7 +11,8 @@ from werkzeug import Response
 
 import resnext
 from conversion import build
-from resnext import records, zoo
+from resnext import zoo
+from resnext.weights import records
 from resnext.architecture import Architecture
 from tests.conftest import randomize, relative_error, torch7_output
 from tests.resnext.faulty_server import Server

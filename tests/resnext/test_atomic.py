@@ -2,7 +2,7 @@
 
 import pytest
 
-from resnext.atomic import replacing
+from resnext.weights.atomic import replacing
 
 
 def test_a_file_takes_the_place_of_another(tmp_path):

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from werkzeug import Response
 
-from resnext.download import download
-from resnext.transport import DownloadError, check_url
+from resnext.weights.download import download
+from resnext.weights.transport import DownloadError, check_url
 from tests.resnext.faulty_server import BODY, IMPATIENT, SHA256, assert_arrived, fetch, refused
 
 

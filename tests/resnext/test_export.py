@@ -12,7 +12,7 @@ import torch
 from resnext import __version__
 from resnext.__main__ import main
 from resnext.architecture import Architecture
-from resnext.digest import tensor_digest
+from resnext.weights.digest import tensor_digest
 from resnext.cli.export import export
 from resnext.inference.optimize import TOLERANCE
 from resnext.preprocess import get_preprocess

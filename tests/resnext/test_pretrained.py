@@ -11,7 +11,7 @@ import torch
 
 import resnext
 from conversion import build
-from resnext import weights
+from resnext.weights import pretrained as weights
 from tests.conftest import relative_error, torch7_output
 from tests.resnext.conftest import NAME, T7, assert_right, refused, use_records
 

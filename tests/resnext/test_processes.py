@@ -10,7 +10,9 @@ import time
 
 import resnext
 from conversion import build
-from resnext import cache, records, weights
+from resnext.weights import cache
+from resnext.weights import records
+from resnext.weights import pretrained as weights
 from tests.conftest import ROOT
 from tests.resnext.conftest import NAME, Site, assert_right
 

@@ -7,7 +7,8 @@ import re
 import pytest
 import torch
 
-from resnext import records, zoo
+from resnext import zoo
+from resnext.weights import records
 from tests.conftest import ROOT
 
 NAME = "resnext50_32x4d"

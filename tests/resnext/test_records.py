@@ -9,7 +9,8 @@ import torch
 import resnext
 from conversion import build_weights
 from resnext import __main__ as command_line
-from resnext import records, zoo
+from resnext import zoo
+from resnext.weights import records
 from resnext.preprocess import get_preprocess
 from tests.resnext.conftest import NAME, T7, assert_right, use_records
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 import resnext
 from resnext.architecture import Architecture
-from resnext.checkpoint import WeightsError
+from resnext.weights.files import WeightsError
 from tests.conftest import FIXTURES
 from tests.resnext.conftest import TINY
 

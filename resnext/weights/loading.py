@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from resnext.architecture import Architecture, check_shapes
-from resnext.checkpoint import WeightsError, read_state_dict
+from resnext.weights.files import WeightsError, read_state_dict
 from resnext.forms import convert_state_dict, find_form
 from resnext.head import make_classifier
 from resnext.model import ResNeXt
-from resnext.weights import fetch
+from resnext.weights.pretrained import fetch
 
 
 def load(

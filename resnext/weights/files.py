@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnext.messages import first_line
+from resnext.weights.messages import first_line
 
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes: of DataParallel, of torch.compile
 

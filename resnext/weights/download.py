@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from resnext.checkpoint import foreign
-from resnext.transport import PATIENCE, DownloadError, Patience, check_url, open_session, reason
+from resnext.weights.files import foreign
+from resnext.weights.transport import PATIENCE, DownloadError, Patience, check_url, open_session, reason
 
 if TYPE_CHECKING:
     import requests

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnext.checkpoint import WeightsError
+from resnext.weights.files import WeightsError
 
 RECORDS = Path(__file__).with_name("weights.json")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from resnext.records import Record
+from resnext.weights.records import Record
 
 
 def cache_dir() -> Path:
@@ -44,7 +44,7 @@ def find_cached(record: Record, tried: list[str]) -> Path | None:
 
 def verify_cached(record: Record, path: Path) -> str | None:
     """Hold the full SHA-256 of a cached file against its record or its sidecar; what is wrong, or None."""
-    from resnext.download import sha256_of
+    from resnext.weights.download import sha256_of
 
     hosted = record.hosted
     if hosted is not None and hosted.file == path.name:

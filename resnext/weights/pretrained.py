@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from resnext.cache import cache_dir, find_cached, locked, read_digest
-from resnext.checkpoint import WeightsError, repository_on_path
-from resnext.records import Record, get_record
-from resnext.transport import DownloadError, check_url
+from resnext.weights.cache import cache_dir, find_cached, locked, read_digest
+from resnext.weights.files import WeightsError, repository_on_path
+from resnext.weights.records import Record, get_record
+from resnext.weights.transport import DownloadError, check_url
 
 
 def resolve_pretrained(architecture: str, *, progress: bool = True) -> Path:
@@ -46,7 +46,7 @@ def resolve_pretrained(architecture: str, *, progress: bool = True) -> Path:
 
 
 def _obtain(record: Record, progress: bool, tried: list[str]) -> Path:
-    from resnext.download import download
+    from resnext.weights.download import download
 
     hosted = record.hosted
     if hosted is None:
@@ -94,7 +94,7 @@ def torch7_file(record: Record, *, progress: bool = True) -> Iterator[tuple[Path
     What was downloaded for this is deleted afterwards unless `RESNEXT_KEEP_T7=1`. Where no digest was published, that
     of the first file that converts is printed, kept beside it, and expected ever after. Raises DownloadError.
     """
-    from resnext.download import download, sha256_of
+    from resnext.weights.download import download, sha256_of
 
     source = record.torch7
     path = cache_dir() / source.file
@@ -133,7 +133,7 @@ def fetch(url: str, *, progress: bool = True) -> Path:
     A digest in the name (`-1a2b3c4d.pth`, as torch.hub's `check_hash` reads it) is checked; files without one are kept
     apart by their URL.
     """
-    from resnext.download import check_name, download
+    from resnext.weights.download import check_name, download
 
     try:
         name = check_name(unquote(urlsplit(check_url(url)).path.rpartition("/")[2]))
