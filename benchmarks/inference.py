@@ -72,9 +72,9 @@ from benchmarks import inference_gpu
 from benchmarks.measure import interleave, machine, parser, ratio, spread, table, target
 from benchmarks.peers import PEERS, Run, run_onnxruntime, run_openvino, run_torch, timm, torchvision, write_onnx
 from benchmarks.result import Result
+from resnext.cli.export import export
 from resnext.inference import aoti
 from resnext.inference.aoti import find_compiler
-from resnext.cli.export import export
 from resnext.inference.fold import relative_error
 from resnext.inference.optimize import PIECE, optimize, piece_size
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conversion.mapping.convert import Conversion
+from conversion.mapping import Conversion
 from conversion.verify import Proof
 
 FORMATS = ("pth", "safetensors")

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conversion import artifact, verify
-from conversion.t7 import reader as t7
-from conversion.mapping import convert as mapping
+from conversion import artifact, mapping, t7, verify
 from resnext.weights.digest import tensor_digest
 from resnext.weights.download import sha256_of
 

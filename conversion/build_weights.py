@@ -128,8 +128,8 @@ def _run(options: argparse.Namespace) -> None:
 
 def _build_official(arch: str | None, options: argparse.Namespace) -> None:
     from resnext.weights.cache import locked
-    from resnext.weights.records import get_record, records
     from resnext.weights.pretrained import torch7_file
+    from resnext.weights.records import get_record, records
 
     names = list(records()) if options.all else [arch or "resnext50_32x4d"]
     for record in [get_record(name) for name in names]:

@@ -27,7 +27,7 @@ if __name__ == "__main__":  # run as a script: this folder would shadow top-leve
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from conversion.t7.reader import TorchObject
+    from conversion.t7 import TorchObject
 
 MAX_INPUT_VALUES = 2**28
 
@@ -93,10 +93,8 @@ def convert(path: Path, out: Path, shape: tuple[int, ...] | None = None) -> None
     """
     import torch
 
-    from conversion.t7 import reader as t7
-    from conversion.graph import build as graph
-    from conversion.codegen import input_shape
-    from conversion.codegen import source
+    from conversion import graph, t7
+    from conversion.codegen import input_shape, source
     from conversion.codegen.source_text import imports
 
     started = time.perf_counter()
@@ -130,7 +128,7 @@ def convert(path: Path, out: Path, shape: tuple[int, ...] | None = None) -> None
 
 def find_network(root: Any, path: Path) -> TorchObject:
     """The only module of a file: its root, or what lies in tables. Criteria are passed over."""
-    from conversion.t7.reader import T7Error, Table, TorchObject, walk
+    from conversion.t7 import T7Error, Table, TorchObject, walk
 
     def tables(value: Any) -> list[Any]:
         return list(value.values()) if isinstance(value, Table) else []

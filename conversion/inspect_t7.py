@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 if __name__ == "__main__":  # run as a script: this folder would shadow top-level modules of the same names
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from conversion.t7.reader import LuaFunction, Storage, T7Error, Table, Tensor, TorchObject, load, walk
+from conversion.t7 import LuaFunction, Storage, T7Error, Table, Tensor, TorchObject, load, walk
 
 PARAMETERS = ("weight", "bias")
 # What a module keeps for training or from its last run; not part of what it computes.

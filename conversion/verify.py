@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conversion.graph import build as graph
-from conversion.mapping.convert import Conversion
+from conversion import graph
+from conversion.mapping import Conversion
 from resnext.architecture import Architecture
 from resnext.model import ResNeXt
 

@@ -4,9 +4,9 @@ import importlib
 from types import ModuleType
 
 from resnext import forms
-from resnext.weights.files import WeightsError
 from resnext.inference.optimize import optimize
 from resnext.model import ResNeXt
+from resnext.weights.files import WeightsError
 from resnext.zoo import create, from_checkpoint, list_models
 
 __version__ = "0.1.0"
@@ -16,6 +16,8 @@ _ON_DEMAND = ("classes", "explain", "preprocess")  # modules that `import resnex
 
 
 def __getattr__(name: str) -> ModuleType:
+    if name == "aoti":
+        return importlib.import_module("resnext.inference.aoti")
     if name in _ON_DEMAND:
         return importlib.import_module(f"resnext.{name}")
     raise AttributeError(f"module 'resnext' has no attribute {name!r}")

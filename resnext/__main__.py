@@ -6,13 +6,10 @@ import argparse
 import os
 import sys
 
-from resnext.cli import evaluate
-from resnext.cli import export
-from resnext.cli import info
-from resnext.cli import predict
+from resnext.cli import evaluate, export, info, predict
+from resnext.cli.command_line import CommandError, Parser, table
 from resnext.weights.cache import find_cached, verify_cached
 from resnext.weights.files import WeightsError
-from resnext.cli.command_line import CommandError, Parser, table
 from resnext.weights.records import records
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from resnext.architecture import IMAGENET_LAYERS, Architecture
 from resnext.configuration import FORMS
-from resnext.weights.loading import load
 from resnext.model import ResNeXt
 from resnext.options import check_options
-from resnext.weights.records import get_record
+from resnext.weights.loading import load
 from resnext.weights.pretrained import resolve_pretrained
+from resnext.weights.records import get_record
 
 _CARDINALITY_AND_WIDTH = ((1, 64), (2, 40), (4, 24), (8, 14), (32, 4))  # table 2 of the paper: about the same cost
 

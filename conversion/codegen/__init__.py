@@ -1,1 +1,1 @@
-"""x."""
+"""A literal graph as Python source that needs torch only."""

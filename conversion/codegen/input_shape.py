@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from conversion.graph import modules_tables
 from conversion.graph.containers import ParallelTable
-from conversion.t7.reader import Storage, TorchObject, walk
+from conversion.t7 import Storage, TorchObject, walk
 
 # Sides to try, the likely ones first: a network that ends in Linear runs on one of them alone.
 SIDES = (224, 32, 64, 128, 256, 299, 227, 231, 221, 28, 48, 96, 112, 160, 192, 240, 320, 384, 448, 512, 16, 8)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conversion.codegen.source_text import WIDTH, constructor, definitions, fit
 from conversion.graph import modules_tables
 from conversion.graph.containers import Concat, ConcatTable, DenseConnectLayer, DepthConcat, Parallel, ParallelTable
-from conversion.codegen.source_text import WIDTH, constructor, definitions, fit
 
 # What a submodule is called, where its class in lower case would say less.
 PREFIXES = {"Linear": "fc", "CAddTable": "add", "JoinTable": "join", "ConvTranspose2d": "upconv", "PReLU": "prelu"}

@@ -11,10 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from conversion.graph import modules
-from conversion.graph import modules_pooling
-from conversion.graph import modules_shape
-from conversion.graph import modules_tables
+from conversion.graph import modules, modules_pooling, modules_shape, modules_tables
 
 WIDTH = 120
 COPIED = (modules, modules_shape, modules_pooling, modules_tables)

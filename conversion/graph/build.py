@@ -12,7 +12,7 @@ from torch import nn
 
 from conversion.graph import sharing
 from conversion.graph.layers import BUILDERS, CONTAINERS
-from conversion.t7.reader import T7Error, Table, TorchObject, walk
+from conversion.t7 import T7Error, Table, TorchObject, walk
 
 
 class UnsupportedLayerError(T7Error):

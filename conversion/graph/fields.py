@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conversion.t7.reader import Storage, TorchObject
-from conversion.t7.reader import Tensor as T7Tensor
+from conversion.t7 import Storage, TorchObject
+from conversion.t7 import Tensor as T7Tensor
 
 
 def integer(obj: TorchObject, name: str, default: int | None = None) -> int:

@@ -14,9 +14,7 @@ from torch import nn
 from conversion.graph import layers_plain as plain
 from conversion.graph import layers_shape as shape
 from conversion.graph import layers_weighted as weighted
-from conversion.graph import modules
-from conversion.graph import modules_shape
-from conversion.graph import modules_tables
+from conversion.graph import modules, modules_shape, modules_tables
 from conversion.graph.containers import (
     Concat,
     ConcatTable,
@@ -27,7 +25,7 @@ from conversion.graph.containers import (
     Sequential,
 )
 from conversion.graph.fields import dimension
-from conversion.t7.reader import TorchObject
+from conversion.t7 import TorchObject
 
 Builder = Callable[[TorchObject], nn.Module]
 ContainerBuilder = Callable[[TorchObject, list[nn.Module]], nn.Module]

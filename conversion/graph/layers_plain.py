@@ -9,9 +9,16 @@ from torch import nn
 from conversion.graph.fields import boolean, dimension, integer, integers, number
 from conversion.graph.layers_weighted import KERNEL, STRIDE, add_constant_tensor, padding
 from conversion.graph.modules import AddConstant, CrossMapLRN, Dropout, MulConstant, Normalize, Power
-from conversion.graph.modules_pooling import AvgPool2d, AvgPool3d, MaxPool2d, MaxPool3d, UpSamplingBilinear, UpSamplingNearest
-from conversion.t7.reader import Tensor as T7Tensor
-from conversion.t7.reader import TorchObject
+from conversion.graph.modules_pooling import (
+    AvgPool2d,
+    AvgPool3d,
+    MaxPool2d,
+    MaxPool3d,
+    UpSamplingBilinear,
+    UpSamplingNearest,
+)
+from conversion.t7 import Tensor as T7Tensor
+from conversion.t7 import TorchObject
 
 # --- activations --------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from conversion.graph.modules_shape import (
     View,
 )
 from conversion.graph.modules_tables import CAddTable, JoinTable, MixtureTable, NarrowTable, SelectTable, SplitTable
-from conversion.t7.reader import Table, TorchObject
+from conversion.t7 import Table, TorchObject
 
 
 def view(obj: TorchObject) -> nn.Module:

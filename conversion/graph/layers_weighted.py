@@ -9,8 +9,8 @@ from torch import nn
 
 from conversion.graph.fields import boolean, build_meta, fill, integer, integers, number, sizes, stored, tensor
 from conversion.graph.modules import CAdd, CMul, Mul, PReLU
-from conversion.t7.reader import Tensor as T7Tensor
-from conversion.t7.reader import TorchObject
+from conversion.t7 import Tensor as T7Tensor
+from conversion.t7 import TorchObject
 
 KERNEL = ("kH kW", "kT kH kW")
 STRIDE = ("dH dW", "dT dH dW")

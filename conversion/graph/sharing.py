@@ -13,7 +13,7 @@ from torch import nn
 from conversion.graph.containers import Concat, ConcatTable, DenseConnectLayer, DepthConcat, Parallel, ParallelTable
 from conversion.graph.modules_shape import Contiguous, Replicate, Reshape, Squeeze, Unsqueeze, View
 from conversion.graph.modules_tables import FlattenTable, NarrowTable, SelectTable, SplitTable
-from conversion.t7.reader import T7Error
+from conversion.t7 import T7Error
 
 ALIASES = (nn.Identity, View, Reshape, Squeeze, Unsqueeze, Replicate, Contiguous, SplitTable)
 

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from conversion.mapping.structure import ConvNorm, Network, find_model, recognise
-from conversion.t7.reader import T7Error, Tensor, TorchObject
 from conversion.mapping.values import ParameterReader, whole_number
+from conversion.t7 import T7Error, Tensor, TorchObject
 from resnext.architecture import Architecture
 from resnext.forms import convert_state_dict
 from resnext.model import ResNeXt

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from conversion.t7.reader import T7Error, Table, TorchObject
+from conversion.t7 import T7Error, Table, TorchObject
 
 _KINDS = {
     "convolution": ("cudnn.SpatialConvolution", "nn.SpatialConvolution", "nn.SpatialConvolutionMM"),

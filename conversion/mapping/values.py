@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from conversion.mapping.structure import ConvNorm
-from conversion.t7.reader import Tensor, TorchObject, walk
+from conversion.t7 import Tensor, TorchObject, walk
 
 PARAMETERS = ("weight", "bias", "running_mean", "running_var", "running_std")
 

@@ -1,1 +1,15 @@
-"""x."""
+"""Torch7 files (`torch.save` of Lua) to Python objects: bytes to objects. Knows nothing of torch."""
+
+from conversion.t7.reader import (
+    LuaFunction,
+    MissingFieldError,
+    Storage,
+    T7Error,
+    Table,
+    Tensor,
+    TorchObject,
+    load,
+    walk,
+)
+
+__all__ = ["LuaFunction", "MissingFieldError", "Storage", "T7Error", "Table", "Tensor", "TorchObject", "load", "walk"]

@@ -1,1 +1,1 @@
-"""x."""
+"""The commands of `python -m resnext`, one file each, and what they share."""

@@ -21,18 +21,18 @@ import torch
 
 from resnext.architecture import Architecture
 from resnext.cli.command_line import DEFAULT, CommandError, Parser, add_model_options, load_model
-from resnext.weights.download import sha256_of
 from resnext.evaluation.batches import Batch, load
 from resnext.evaluation.counts import Counts, PartialCounts
 from resnext.evaluation.data import Folder, Tars, open_data
 from resnext.evaluation.labels import Outputs
+from resnext.evaluation.processes import Processes
 from resnext.evaluation.report import make_report, per_class, summary, write_report
 from resnext.evaluation.run import count_shards, thread_pool
 from resnext.evaluation.transform import CROP, add_transform_options, choose_transform
 from resnext.model import ResNeXt
-from resnext.evaluation.processes import Processes
-from resnext.weights.records import records
+from resnext.weights.download import sha256_of
 from resnext.weights.pretrained import fetch, resolve_pretrained
+from resnext.weights.records import records
 from resnext.zoo import get_architecture
 
 IMAGENET_CLASSES = 1000

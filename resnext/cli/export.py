@@ -13,16 +13,16 @@ from pathlib import Path
 
 import torch
 
-from resnext.inference.aoti import CompilerError
-from resnext.weights.atomic import replacing
 from resnext.cli.command_line import CommandError, Parser, add_model_options, load_model, table
 from resnext.export.formats import FORMATS, OPSET, largest_error, write
 from resnext.export.job import Job, Options, make_job
+from resnext.export.provenance import find_weights
+from resnext.inference.aoti import CompilerError
 from resnext.inference.fold import allowed_error
 from resnext.inference.optimize import PRECISIONS, TOLERANCE
-from resnext.weights.messages import first_line
 from resnext.model import ResNeXt
-from resnext.export.provenance import find_weights
+from resnext.weights.atomic import replacing
+from resnext.weights.messages import first_line
 
 
 class MismatchError(RuntimeError):

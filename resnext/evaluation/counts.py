@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnext.weights.atomic import replacing
 from resnext.cli.command_line import CommandError
+from resnext.weights.atomic import replacing
 
 TOP = 5
 NO_CLASS = -1  # of a sample without a label that the network knows

@@ -1,1 +1,1 @@
-"""x."""
+"""Files for other runtimes, each checked by its own runtime."""

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resnext.inference import aoti
 from resnext.export.job import Exported, Job
+from resnext.inference import aoti
 from resnext.inference.optimize import PRECISIONS
 
 OPSET = 20  # of ONNX

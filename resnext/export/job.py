@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import resnext
+from resnext.export.provenance import provenance
 from resnext.inference.fold import bare_copy, check_model, relative_error
 from resnext.inference.optimize import PRECISIONS, prepare
 from resnext.model import ResNeXt
 from resnext.preprocess import get_preprocess
-from resnext.export.provenance import provenance
 
 
 @dataclass(frozen=True)

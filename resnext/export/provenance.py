@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from resnext.architecture import Architecture
-from resnext.weights.files import WeightsError
 from resnext.cli.command_line import DEFAULT, CommandError
-from resnext.weights.digest import tensor_digest
-from resnext.weights.download import sha256_of
 from resnext.forms import convert_state_dict
 from resnext.model import ResNeXt
-from resnext.weights.records import Record, records
+from resnext.weights.digest import tensor_digest
+from resnext.weights.download import sha256_of
+from resnext.weights.files import WeightsError
 from resnext.weights.pretrained import fetch, resolve_pretrained
+from resnext.weights.records import Record, records
 from resnext.zoo import get_architecture
 
 UNKNOWN = "not stated"

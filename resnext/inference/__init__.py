@@ -1,1 +1,1 @@
-"""x."""
+"""The same network, faster."""

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resnext.inference.huge_pages import huge_pages
 from resnext.weights.atomic import replacing
 from resnext.weights.cache import cache_dir, locked, read_digest
 from resnext.weights.download import sha256_of
-from resnext.inference.huge_pages import huge_pages
 from resnext.weights.messages import first_line
 
 RECIPE = 2  # of `write_package`: to be counted up when it makes other packages

@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resnext.inference import onednn
-from resnext.inference import onednn_graph
+from resnext.inference import onednn, onednn_graph
 from resnext.inference.aoti import find_compiler, open_package, write_package
 from resnext.inference.fold import FoldedResNeXt
 from resnext.inference.grouping import widen_fastest

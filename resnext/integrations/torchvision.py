@@ -17,10 +17,10 @@ from typing import Any
 from torch import Tensor, nn
 
 import resnext
-from resnext.weights.files import read_state_dict
 from resnext.forms import convert_state_dict, find_form
-from resnext.weights.records import get_record, records
+from resnext.weights.files import read_state_dict
 from resnext.weights.pretrained import resolve_pretrained
+from resnext.weights.records import get_record, records
 from resnext.zoo import parse_name
 
 try:

@@ -1,1 +1,1 @@
-"""x."""
+"""Where weights come from: records, cache, download, and reading files safely."""

@@ -81,7 +81,7 @@ def _looks_like_t7(head: bytes) -> bool:
 @contextmanager
 def repository_on_path() -> Iterator[None]:
     """For imports of `conversion`, beside this package: torch.hub takes the repository off sys.path once it is done."""
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     sys.path.append(root)
     try:
         yield
@@ -92,8 +92,7 @@ def repository_on_path() -> Iterator[None]:
 def _convert_t7(path: str) -> dict[str, Tensor]:
     try:
         with repository_on_path():
-            from conversion.t7 import reader as t7
-            from conversion.mapping import convert as mapping
+            from conversion import mapping, t7
     except ImportError as error:
         raise WeightsError(f"{path}: converting it needs {error.name}: pip install torchfile numpy") from None
     try:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from resnext.architecture import Architecture, check_shapes
-from resnext.weights.files import WeightsError, read_state_dict
 from resnext.forms import convert_state_dict, find_form
 from resnext.head import make_classifier
 from resnext.model import ResNeXt
+from resnext.weights.files import WeightsError, read_state_dict
 from resnext.weights.pretrained import fetch
 
 

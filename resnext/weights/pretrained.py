@@ -67,7 +67,7 @@ def _convert(record: Record, progress: bool, tried: list[str]) -> Path:
     try:
         with repository_on_path():
             from conversion import build
-            from conversion.t7.reader import T7Error
+            from conversion.t7 import T7Error
     except ImportError as error:
         tried.append(f"no .pth is hosted yet, and converting {record.torch7.file} needs {error.name}")
         raise _failed(record, tried, "pip install torchfile requests numpy") from None

@@ -2,7 +2,7 @@
 
 import re
 
-from conversion.t7.reader import Table, TorchObject
+from conversion.t7 import Table, TorchObject
 
 
 def find(root, path):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from conversion.graph import build as graph
-from tests.conversion.t7_writer import TABLE, TORCH, Writer, read
+from conversion import graph
+from tests.conversion.t7.t7_writer import TABLE, TORCH, Writer, read
 
 
 class Layer:

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from conversion.t7.reader import Storage, Table, Tensor, TorchObject, walk
-from tests.conversion.t7_writer import TABLE, TORCH, Writer
+from conversion.t7 import Storage, Table, Tensor, TorchObject, walk
+from tests.conversion.t7.t7_writer import TABLE, TORCH, Writer
 
 PARAMETERS = ("weight", "bias")
 

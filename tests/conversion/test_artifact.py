@@ -9,9 +9,7 @@ import pytest
 import safetensors
 import torch
 
-from conversion import artifact, verify
-from conversion.t7 import reader as t7
-from conversion.mapping import convert as mapping
+from conversion import artifact, mapping, t7, verify
 from resnext.weights.digest import tensor_digest
 
 SOURCE = artifact.SourceFile("model.t7", 4_050_583, "0" * 64, "CC BY-NC 4.0")

@@ -14,9 +14,7 @@ import termios
 import pytest
 import torch
 
-from conversion import build_weights, verify
-from conversion.t7 import reader as t7
-from conversion.mapping import convert as mapping
+from conversion import build_weights, mapping, t7, verify
 from resnext.forms import convert_state_dict, find_form
 from tests.conftest import FIXTURES, ROOT
 

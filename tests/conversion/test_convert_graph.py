@@ -10,9 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from conversion import convert_graph
-from conversion.t7 import reader as t7
-from conversion.graph import build as graph
+from conversion import convert_graph, graph, t7
 from conversion.codegen import source
 from tests.conftest import FIXTURES, ROOT
 from tests.conversion.nets import (

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from conversion import inspect_t7
-from conversion.t7.reader import Storage
+from conversion.t7 import Storage
 from tests.conftest import FIXTURES, ROOT
 
 

@@ -7,10 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from conversion import verify
-from conversion.t7 import reader as t7
-from conversion.mapping import convert as mapping
-from conversion.graph import build as graph
+from conversion import graph, mapping, t7, verify
 from tests.conftest import MODELS, SHARED, relative_error
 from tests.conversion.edit import find, put
 

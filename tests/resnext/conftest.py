@@ -12,8 +12,8 @@ from werkzeug import Response
 import resnext
 from conversion import build
 from resnext import zoo
-from resnext.weights import records
 from resnext.architecture import Architecture
+from resnext.weights import records
 from tests.conftest import randomize, relative_error, torch7_output
 from tests.resnext.faulty_server import Server
 

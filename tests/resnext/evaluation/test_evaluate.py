@@ -12,10 +12,10 @@ import torch
 from resnext.classes import class_names, wordnet_ids
 from resnext.cli.evaluate import _reported
 from resnext.evaluation.counts import Counts, Errors
+from resnext.evaluation.processes import Processes
 from resnext.evaluation.run import logits_of, thread_pool
 from resnext.model import ResNeXt
 from resnext.preprocess import get_preprocess
-from resnext.evaluation.processes import Processes
 from tests.conftest import randomize, relative_error
 from tests.resnext.evaluation.conftest import CIFAR_NAMES
 from tests.resnext.evaluation.labelled import LabelledSet, evaluate, read_report

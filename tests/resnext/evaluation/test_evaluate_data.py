@@ -9,9 +9,9 @@ import tarfile
 import pytest
 import webdataset
 
-from resnext.evaluation import data as evaluation_data
 from resnext.classes import wordnet_ids
 from resnext.cli.command_line import CommandError
+from resnext.evaluation import data as evaluation_data
 from resnext.evaluation.batches import load
 from resnext.evaluation.data import Tars, open_data
 from resnext.evaluation.labels import Outputs

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from resnext.evaluation import data as evaluation_data
 from resnext.cli.command_line import CommandError
+from resnext.evaluation import data as evaluation_data
 from resnext.evaluation.data import Folder, open_data
 from resnext.evaluation.labels import Outputs
 from tests.resnext.evaluation.conftest import CIFAR_NAMES

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from resnext.weights import atomic
 from resnext.evaluation.counts import Counts, Errors, PartialCounts, Unreadable
+from resnext.weights import atomic
 from tests.resnext.evaluation.labelled import evaluate, read_report
 from tests.resnext.evaluation.runs import kill_in_the_middle, written
 
