@@ -26,7 +26,7 @@ def hub(tmp_path, monkeypatch):
     """A hub whose cache holds this repository as `org/resnext`, so that torch.hub's own functions need no network."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cached = tmp_path / "hub" / "org_resnext_main"
-    ignore = shutil.ignore_patterns(".*", "tests", "benchmarks", "__pycache__", "weights", "build")
+    ignore = shutil.ignore_patterns(".*", "tests", "benchmarks", "__pycache__", "build")
     shutil.copytree(ROOT, cached, ignore=ignore)
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     return {"repo_or_dir": "org/resnext:main", "trust_repo": True, "skip_validation": True}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from conversion import t7
+from conversion.t7 import reader
 from tests.conversion.t7.t7_writer import NUMBER, TABLE, TORCH, AsciiWriter, Writer, read, refusal, write
 
 ROOT = Path(__file__).parents[3]
@@ -78,7 +79,7 @@ LIMITS = {
 @pytest.mark.parametrize("name", LIMITS)
 def test_counts_are_limited(tmp_path, monkeypatch, name):
     constant, limit, sound, too_many, object_path = LIMITS[name]
-    monkeypatch.setattr(t7, constant, limit)
+    monkeypatch.setattr(reader, constant, limit)
     read(tmp_path, sound)
     error = refusal(tmp_path, too_many)
     assert error.cause.startswith(f"more than {limit} {name.partition(',')[0]}")
@@ -124,6 +125,7 @@ HOSTILE = {
 CHILD = """
 import resource, sys, time
 from conversion import t7
+from conversion.t7 import reader
 
 def megabytes(name):
     with open("/proc/self/status") as file:

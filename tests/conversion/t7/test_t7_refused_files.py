@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from conversion import t7
+from conversion.t7.tensors import Source
 from tests.conversion.t7.t7_writer import ENCODINGS, TABLE, TORCH, AsciiWriter, Writer, refusal
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -78,8 +79,8 @@ def test_cut_in_its_last_storage_a_model_is_refused_at_that_storage(tmp_path):
 
 
 def test_a_file_that_is_cut_short_meanwhile_is_refused(tmp_path, monkeypatch):
-    identify = t7.Source.identify
-    monkeypatch.setattr(t7.Source, "identify", lambda status: (status.st_size + 9, *identify(status)[1:]))
+    identify = Source.identify
+    monkeypatch.setattr(Source, "identify", lambda status: (status.st_size + 9, *identify(status)[1:]))
     path = tmp_path / "file.t7"
     path.write_bytes(W.string("abc")[:-1])
     with pytest.raises(t7.T7Error, match="byte 4: the file was cut short while it was read"):

@@ -12,6 +12,7 @@ import torch
 import resnext
 from conversion import build
 from resnext.weights import pretrained as weights
+from resnext.weights.pretrained import resolve_pretrained
 from tests.conftest import relative_error, torch7_output
 from tests.resnext.conftest import NAME, T7, assert_right, refused, use_records
 
@@ -54,7 +55,7 @@ def test_one_published_file_serves_every_form(hosted, home, site, form, options)
 
 def test_preprocessing_is_that_of_the_record(hosted, record, home, monkeypatch, tmp_path):
     """The sample's ten classes look like CIFAR-10."""
-    assert resnext.from_checkpoint(resnext.weights.resolve_pretrained(NAME)).preprocessing == "cifar10"
+    assert resnext.from_checkpoint(resolve_pretrained(NAME)).preprocessing == "cifar10"
     use_records(monkeypatch, tmp_path, record | {"preprocessing": "cifar100"})
     assert resnext.create(NAME, pretrained=True).preprocessing == "cifar100"
 
