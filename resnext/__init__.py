@@ -1,23 +1,56 @@
-"""The original ResNeXt for PyTorch (Xie et al., arXiv 1611.05431). Needs torch alone to build and load a model."""
+"""The original ResNeXt for PyTorch (Xie et al., arXiv 1611.05431). Building and loading a network needs torch only."""
+
+from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from resnext import forms
-from resnext.inference.optimize import optimize
-from resnext.model import ResNeXt
-from resnext.weights.files import WeightsError
-from resnext.zoo import create, from_checkpoint, list_models
+if TYPE_CHECKING:
+    from resnext import classes, explain, forms, preprocess
+    from resnext.inference import aoti
+    from resnext.inference.optimize import optimize
+    from resnext.model import ResNeXt
+    from resnext.weights.files import WeightsError
+    from resnext.zoo import create, from_checkpoint, list_models
 
 __version__ = "0.1.0"
-__all__ = ["ResNeXt", "WeightsError", "create", "forms", "from_checkpoint", "list_models", "optimize"]
+__all__ = [
+    "ResNeXt",
+    "WeightsError",
+    "aoti",
+    "classes",
+    "create",
+    "explain",
+    "forms",
+    "from_checkpoint",
+    "list_models",
+    "optimize",
+    "preprocess",
+]
 
-_ON_DEMAND = ("classes", "explain", "preprocess")  # modules that `import resnext` need not wait for
+# Where each public name is found. It is imported when it is asked for, so that a tool that reads a file's structure
+# does not wait for torch, nor somebody who builds a network for the compilers.
+_HOME = {
+    "ResNeXt": "model",
+    "WeightsError": "weights.files",
+    "aoti": "inference",
+    "create": "zoo",
+    "from_checkpoint": "zoo",
+    "list_models": "zoo",
+    "optimize": "inference.optimize",
+}
 
 
-def __getattr__(name: str) -> ModuleType:
-    if name == "aoti":
-        return importlib.import_module("resnext.inference.aoti")
-    if name in _ON_DEMAND:
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'resnext' has no attribute {name!r}")
+    if name not in _HOME:
         return importlib.import_module(f"resnext.{name}")
-    raise AttributeError(f"module 'resnext' has no attribute {name!r}")
+    home = importlib.import_module(f"resnext.{_HOME[name]}")
+    value = getattr(home, name, None) or importlib.import_module(f"{home.__name__}.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

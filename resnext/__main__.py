@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from resnext.cli import evaluate, export, info, predict
-from resnext.cli.command_line import CommandError, Parser, table
+from resnext.cli.command_line import Parser, run, table
 from resnext.weights.cache import find_cached, verify_cached
-from resnext.weights.files import WeightsError
 from resnext.weights.records import records
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status: 0 done, 1 something is wrong with what was looked at, 2 bad usage."""
-    parser = Parser(prog="python -m resnext", description="The original ResNeXt for PyTorch.")
+    parser = Parser(prog="resnext", description="The original ResNeXt for PyTorch.")
     commands = parser.add_subparsers(required=True, metavar="command")
     info.add_command(commands)
     weights = commands.add_parser("weights", help="what is published, and what of it is in the cache")
@@ -25,20 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     evaluate.add_command(commands)
     export.add_command(commands)
     options = parser.parse_args(arguments)
-    try:
-        status: int = options.run(options)
-        if sys.stdout is not None:  # closed by the caller
-            sys.stdout.flush()
-    except BrokenPipeError:  # whoever was reading has left, as `head` does; Python would say so once more at its exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (CommandError, WeightsError, OSError) as error:
-        print(f"resnext: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("resnext: interrupted", file=sys.stderr)
-        return 130
-    return status
+    return run("resnext", lambda: options.run(options))
 
 
 def _weights(options: argparse.Namespace) -> int:

@@ -1,16 +1,21 @@
-"""What the commands of `python -m resnext` share: errors in one line, and the options that name a network."""
+"""What command lines share: errors in one line, exit statuses, tables, and the options that name a network.
+
+Imports nothing that takes time, so that a command that needs no torch does not wait for it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
-from resnext.model import ResNeXt
-from resnext.zoo import create, from_checkpoint, get_architecture
+if TYPE_CHECKING:
+    from resnext.model import ResNeXt
 
 DEFAULT = "resnext50_32x4d_typeC"
+_LONGEST = 2000  # characters of an error message: names in a damaged file can be as long as the file
 
 
 class CommandError(ValueError):
@@ -21,8 +26,45 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line on stderr."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"resnext: {message} (see --help)", file=sys.stderr)
-        raise SystemExit(2)
+        raise SystemExit(fail(self.prog.split()[0].removesuffix(".py"), f"{message} (see --help)"))
+
+
+def run(program: str, command: Callable[[], int]) -> int:
+    """The exit status of `command`; whatever goes wrong in it is one line on stderr.
+
+    An error's own `exit_status` counts where it has one, else 2; 130 for Ctrl-C, 1 where the reader of a pipe has left.
+    """
+    try:
+        status = command()
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever was reading has left, as `head` does; Python would say so once more at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return fail(program, "interrupted", 130)
+    except MemoryError:
+        return fail(program, "not enough memory")
+    except ImportError as error:
+        return fail(program, f"{error}; install what is missing with pip")
+    except OSError as error:
+        return fail(program, f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
+    except (ValueError, RuntimeError) as error:  # T7Error and CommandError are the former, WeightsError the latter
+        return fail(program, error, getattr(error, "exit_status", 2))
+    return status
+
+
+def fail(program: str, problem: object, status: int = 2) -> int:
+    """Print `program: problem` as one line on stderr; returns the exit status."""
+    print(f"{program}: {one_line(problem)}", file=sys.stderr)
+    return status
+
+
+def one_line(text: object) -> str:
+    """Text for one line of a terminal: white space folded, what does not print escaped, the length limited."""
+    words = " ".join(str(text).split())
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words[: _LONGEST + 1])
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +78,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def load_model(arch: str | None, weights: str | None) -> ResNeXt:
     """The network that the two options name, for evaluation.
 
-    `arch` alone: with the authors' weights. `weights` alone: the network that the file holds. Both: the file, which
+    Only `arch`: with the authors' weights. Only `weights`: the network that the file holds. Both: the file, which
     must hold that network. Raises CommandError for an unknown name, WeightsError for weights that cannot be had.
     """
+    from resnext.zoo import create, from_checkpoint, get_architecture
+
     if arch is None and weights is not None:
         return from_checkpoint(weights).eval()
     arch = arch or DEFAULT
