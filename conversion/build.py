@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,6 +21,21 @@ class ProofError(RuntimeError):
     def __init__(self, path: Path, proof: verify.Proof) -> None:
         super().__init__(f"{path}: the proof failed, nothing is written: {proof.reason}")
         self.proof = proof
+
+
+def convert_and_prove(
+    path: str | os.PathLike[str], *, form: str = "C", prove: bool = True, progress: bool = False
+) -> tuple[mapping.Conversion, verify.Proof | None]:
+    """Read a Torch7 ResNeXt checkpoint and compare what was read with the file's own graph, unless `prove` is false.
+
+    Returns the conversion in `form`, and its proof. Writes nothing. Raises T7Error for a file that is not such a
+    checkpoint, ProofError (a RuntimeError) where the converted network computes something else.
+    """
+    conversion = mapping.convert(t7.load(path), _bar("reading", progress)).in_form(form)
+    proof = verify.verify(conversion, _bar("proving", progress)) if prove else None
+    if proof is not None and not proof.passed:
+        raise ProofError(Path(path), proof)
+    return conversion, proof
 
 
 @dataclass(frozen=True)
