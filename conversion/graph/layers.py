@@ -184,7 +184,7 @@ def _parallel(obj: TorchObject, children: list[nn.Module]) -> nn.Module:
 
 
 def _first(obj: TorchObject, children: list[nn.Module]) -> nn.Module:
-    """The network itself; an nn.DataParallelTable's further modules are copies of the first."""
+    """What a decorator decorates; an nn.DataParallelTable's further modules are copies of the first."""
     if not children:
         raise obj.error(f"an {obj.class_name} without a network")
     return children[0]
@@ -196,7 +196,9 @@ CONTAINERS: dict[str, ContainerBuilder] = {
     "nn.DataParallelTable": _first,
     "nn.DenseConnectLayerCustom": partial(_listed, DenseConnectLayer),
     "nn.DepthConcat": partial(_concat, DepthConcat),
+    "nn.DontCast": _first,
     "nn.Parallel": _parallel,
     "nn.ParallelTable": partial(_listed, ParallelTable),
     "nn.Sequential": _sequential,
+    "nn.Serial": _first,
 }

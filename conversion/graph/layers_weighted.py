@@ -31,7 +31,7 @@ def convolution(obj: TorchObject, volumetric: bool = False) -> nn.Module:
         inputs,
         outputs,
         kernel,
-        integers(obj, STRIDE[volumetric]),
+        integers(obj, STRIDE[volumetric], 1),  # the oldest nn.SpatialConvolutionMM has no dW and dH
         padding(obj, volumetric),
         integers(obj, "dilationT dilationH dilationW" if volumetric else "dilationH dilationW", 1),
         groups=groups,

@@ -145,6 +145,11 @@ CASES = [
     (seq(layer("nn.NarrowTable", offset=2, length=2), layer("nn.CSubTable")), [A, B, C], (B - C).tolist()),
     (table(layer("nn.Exp"), layer("nn.Square"), kind="nn.Parallel", inputDimension=1, outputDimension=1),
      [[0.0, 0.0], [2.0, 3.0]], [1.0, 1.0, 4.0, 9.0]),
+    # decorators
+    (table(layer("nn.Square"), kind="nn.DontCast"), [3.0], [9.0]),
+    (table(layer("nn.Square"), kind="nn.Serial"), [3.0], [9.0]),
+    (layer("nn.SpatialConvolutionMM", nInputPlane=1, nOutputPlane=1, kW=1, kH=2, weight=np.float32([[1, 10]])),
+     [[[[1.0], [2.0], [3.0]]]], [[[[21.0], [32.0]]]]),  # an early file: without dW, dH, padW, padH and bias
 ]  # fmt: skip
 
 
