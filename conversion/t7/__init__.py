@@ -1,6 +1,6 @@
 """Torch7 files (`torch.save` of Lua) to Python objects: bytes to objects. Knows nothing of torch."""
 
-from conversion.t7.reader import (
+from conversion.t7.objects import (
     LuaFunction,
     MissingFieldError,
     Storage,
@@ -8,8 +8,8 @@ from conversion.t7.reader import (
     Table,
     Tensor,
     TorchObject,
-    load,
     walk,
 )
+from conversion.t7.reader import load
 
 __all__ = ["LuaFunction", "MissingFieldError", "Storage", "T7Error", "Table", "Tensor", "TorchObject", "load", "walk"]

@@ -1,14 +1,37 @@
-"""What a Torch7 file holds, as Python objects (tables, torch objects, functions), and the error that names a place."""
+"""What a Torch7 file holds, as Python objects: tables, torch objects, functions, storages and tensors.
+
+Each knows where in the file it lies, so that an error can name the place. Storages and tensors read their values when
+asked. Nothing is memory-mapped: a map of a file that is cut short meanwhile kills the process, and most arrays lie
+unaligned.
+"""
 
 from __future__ import annotations
 
+import math
+import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from conversion.t7.tensors import Source
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
-_MISSING = object()
+# Expanded views (stride 0) may ask for far more memory than the file holds. This is for all of a file together.
+MAX_EXPANDED_BYTES = 128 * 2**20
+MAX_NDIM = 64
+
+_MISSING: Any = object()
+_DTYPES = {
+    "Byte": "u1", "Char": "i1", "Short": "i2", "Int": "i4", "Long": "i8", "Half": "f2", "Float": "f4", "Double": "f8",
+}  # fmt: skip
+
+
+def tensor_dtype(class_name: str) -> np.dtype[Any]:
+    """numpy dtype of `torch.FloatTensor`, `torch.CudaStorage`, …; raises KeyError for any other class."""
+    kind = class_name.removeprefix("torch.").removesuffix("Tensor").removesuffix("Storage")
+    kind = "Float" if kind == "Cuda" else kind.removeprefix("Cuda")
+    return np.dtype(_DTYPES[kind])
 
 
 class T7Error(ValueError):
@@ -59,6 +82,54 @@ def join_path(keys: list[object]) -> str:
     """The object path of the keys from the root on, shortened where it would fill a screen."""
     path = "".join(map(format_key, keys)).removeprefix(".")
     return path if len(path) <= 400 else f"{path[:200]} ... {path[-200:]}"
+
+
+@dataclass
+class Source:
+    """The file that values are read from later. A file that has changed since is refused.
+
+    Attributes:
+        path: as it was given to `load`.
+        absolute: the same from any working directory.
+        identity: size, time of modification and inode when it was loaded.
+        notes: what was left out of the result, for people to read.
+        expanded: bytes by which the tensors in the file are larger than the parts of storages that they cover.
+    """
+
+    path: str
+    absolute: str
+    identity: tuple[int, int, int]
+    notes: list[str] = field(default_factory=list)
+    expanded: int = 0
+
+    @property
+    def size(self) -> int:
+        return self.identity[0]
+
+    @staticmethod
+    def identify(status: os.stat_result) -> tuple[int, int, int]:
+        return status.st_size, status.st_mtime_ns, status.st_ino
+
+    def read(self, offset: int, buffer: np.ndarray) -> None:
+        """Fill `buffer` with the bytes from `offset`. Raises T7Error if the file is gone or not the same any more."""
+        try:
+            with open(self.absolute, "rb", buffering=0) as file:
+                unchanged = self.identify(os.fstat(file.fileno())) == self.identity
+                view = memoryview(buffer.view(np.uint8).data)
+                file.seek(offset)
+                while unchanged and view:
+                    count = file.readinto(view)
+                    unchanged = bool(count)
+                    view = view[count:]
+        except OSError as error:
+            raise T7Error(f"cannot be read any more: {error.strerror}", offset=offset) from error
+        if not unchanged:
+            raise T7Error("the file has changed since it was loaded; load it again", offset=offset)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 class Node:
@@ -127,6 +198,80 @@ class _Fields(Node, Mapping[Any, Any]):
     def __len__(self) -> int:
         return len(self._items)
 
+    # Checked look-ups. Without a default the field must be there. All raise T7Error that says what was expected.
+
+    def integer(self, name: str, default: int | None = None, *, minimum: int = -(2**31)) -> int:
+        """A whole number from `minimum` to 2^31 - 1."""
+        value = self[name] if default is None else self.get(name, default)
+        if type(value) is not int or not minimum <= value < 2**31:
+            least = f" from {minimum}" if minimum > -(2**31) else ""
+            raise self._unexpected(f"a whole number{least}", name, value)
+        return value
+
+    def integers(self, names: str, default: int | None = None, *, minimum: int = -(2**31)) -> tuple[int, ...]:
+        """Several whole numbers: `integers("kH kW")`."""
+        return tuple(self.integer(name, default, minimum=minimum) for name in names.split())
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A number; infinity and NaN are numbers."""
+        value = self[name] if default is None else self.get(name, default)
+        if type(value) not in (int, float):
+            raise self._unexpected("a number", name, value)
+        return float(value)
+
+    def boolean(self, name: str, default: bool | None = None) -> bool:
+        """true or false."""
+        value = self[name] if default is None else self.get(name, default)
+        if not isinstance(value, bool):
+            raise self._unexpected("true or false", name, value)
+        return value
+
+    def position(self, name: str, default: int | None = None) -> int:
+        """An index, which Lua counts from 1 or from -1 backwards; returned as Python counts it."""
+        value = self.integer(name, default)
+        if value == 0:
+            raise self._unexpected("an index counted from 1, or from -1 backwards,", name, value)
+        return value - 1 if value > 0 else value
+
+    def dimension(self, name: str = "dimension", default: int | None = None) -> int:
+        """A dimension, which Lua counts from 1 or from -1 backwards; returned as Python counts it."""
+        value = self.position(name, default)
+        if not -MAX_NDIM <= value < MAX_NDIM:
+            raise self._unexpected(f"a dimension from 1 to {MAX_NDIM}, or from -1 backwards,", name, self[name])
+        return value
+
+    def tensor(self, name: str, shape: Iterable[int] | None = None) -> Tensor:
+        """A tensor of real numbers, with as many elements as `shape`: files may hold it flattened."""
+        value = self[name]
+        if not isinstance(value, Tensor) or value.dtype.kind != "f":
+            raise self._unexpected("a tensor of real numbers", name, value)
+        if shape is not None and value.numel != math.prod(shape := tuple(shape)):
+            raise self.error(f"{name} has shape {value.shape}; expected {shape}")
+        return value
+
+    def sizes(self, name: str = "size") -> list[int]:
+        """The values of a LongStorage, at most 64."""
+        value = self[name]
+        if not isinstance(value, Storage) or value.dtype.kind != "i":
+            raise self._unexpected("a storage of whole numbers", name, value)
+        if value.count > MAX_NDIM:
+            raise self.error(f"{name} has {value.count} entries; expected at most {MAX_NDIM}")
+        return [int(size) for size in value.numpy()]
+
+    def objects(self, name: str = "modules") -> list[TorchObject]:
+        """A list of objects: what a container such as nn.Sequential holds."""
+        value = self[name]
+        if not isinstance(value, Table):
+            raise self._unexpected("a list", name, value)
+        children = value.as_list()
+        for index, child in enumerate(children, 1):
+            if not isinstance(child, TorchObject):
+                raise value.error(f"expected modules, got {_shown(child)} at [{index}]")
+        return children
+
+    def _unexpected(self, expected: str, name: str, value: Any) -> T7Error:
+        return self.error(f"expected {expected} as {name}, got {_shown(value)}")
+
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
@@ -183,6 +328,130 @@ class LuaFunction(Node):
 
     def __repr__(self) -> str:
         return f"<function of {self.size} bytes at {self.path or 'the root'}>"
+
+
+class Layout(Protocol):
+    """How the values of a storage lie in the file."""
+
+    def read(self, storage: Storage, start: int, count: int) -> np.ndarray: ...
+
+
+class Storage(Node):
+    """A run of values in the file: (dtype, offset, count). Read when its values are asked for."""
+
+    __slots__ = ("_alive", "class_name", "count", "dtype", "layout", "offset")
+
+    def __init__(
+        self, source: Source, parent: Node | None, key: object, class_name: str, count: int, offset: int, layout: Layout
+    ) -> None:
+        super().__init__(source, parent, key)
+        self.class_name = class_name
+        self.dtype = tensor_dtype(class_name)
+        self.count, self.offset, self.layout = count, offset, layout
+        self._alive: weakref.ref[np.ndarray] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.count,)
+
+    @property
+    def nbytes(self) -> int:
+        return self.count * self.dtype.itemsize
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """A new array of `count` values from `start`: aligned, native byte order, the caller's own.
+
+        Raises T7Error if the file has changed, or if there is not the memory for the values.
+        """
+        try:
+            return self.layout.read(self, start, count)
+        except MemoryError:
+            cause, offset = f"{count} values of type {self.dtype} do not fit in memory", self.offset
+        except T7Error as error:
+            cause, offset = error.cause, error.offset or self.offset
+        raise T7Error(cause, path=self.source.path, offset=offset, object_path=self.path)
+
+    def numpy(self) -> np.ndarray:
+        """The values, shape (count,). Arrays taken from one storage share memory as long as one of them lives."""
+        array = self._alive() if self._alive is not None else None
+        if array is None:
+            array = self.read(0, self.count)
+            self._alive = weakref.ref(array)
+        return array
+
+    def __repr__(self) -> str:
+        return f"<{self.class_name} of {self.count}>"
+
+
+class Tensor(Node):
+    """A tensor: a strided view of a storage. `shape`, `dtype`, `strides` and `offset` (in elements, offset from 0)."""
+
+    __slots__ = ("class_name", "offset", "shape", "storage", "strides")
+
+    def __init__(self, source: Source, parent: Node | None, key: object, class_name: str) -> None:
+        super().__init__(source, parent, key)
+        self.class_name = class_name
+        self.shape: tuple[int, ...] = (0,)
+        self.strides: tuple[int, ...] = (1,)
+        self.offset = 0
+        self.storage: Storage | None = None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.storage.dtype if self.storage is not None else tensor_dtype(self.class_name)
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    def extent(self) -> tuple[int, int]:
+        """First and last element in the storage; exact, in Python integers."""
+        steps = [(size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)]
+        return (self.offset + sum(s for s in steps if s < 0), self.offset + sum(s for s in steps if s > 0))
+
+    @property
+    def expanded(self) -> int:
+        """Bytes by which it is larger than the part of the storage that it covers."""
+        first, last = self.extent()
+        return max(self.numel - (last - first + 1), 0) * self.dtype.itemsize
+
+    def numpy(self) -> np.ndarray:
+        """The values with this tensor's shape, writable. Tensors over one storage give arrays that share memory.
+
+        Raises T7Error if the file has changed, or for an expanded view where those of the file are too large together.
+        """
+        storage = self._storage_to_read()
+        if storage is None:
+            return np.empty(self.shape, self.dtype)
+        return self._view(storage.numpy(), 0)
+
+    def copy(self) -> np.ndarray:
+        """The values in a new C-contiguous array that shares with nothing; reads no more of the file than it covers."""
+        storage = self._storage_to_read()
+        if storage is None:
+            return np.empty(self.shape, self.dtype)
+        first, last = self.extent()
+        return np.ascontiguousarray(self._view(storage.read(first, last - first + 1), first))
+
+    def _storage_to_read(self) -> Storage | None:
+        if self.storage is None or not self.numel:
+            return None
+        if self.expanded and self.source.expanded > MAX_EXPANDED_BYTES:
+            raise self.error(
+                f"expanded view of shape {self.shape} over {self.storage.count} stored values; expected at most "
+                f"{MAX_EXPANDED_BYTES} bytes of expanded values in a file, got {self.source.expanded}"
+            )
+        return self.storage
+
+    def _view(self, base: np.ndarray, start: int) -> np.ndarray:
+        # the stride of a dimension of size 1 means nothing and may be any number
+        strides = tuple(
+            stride * base.itemsize if size > 1 else 0 for size, stride in zip(self.shape, self.strides, strict=True)
+        )
+        return as_strided(base[self.offset - start :], self.shape, strides)
+
+    def __repr__(self) -> str:
+        return f"<{self.class_name} {'x'.join(map(str, self.shape))}>"
 
 
 def walk(root: Any, children: Callable[[Any], Iterable[Any]] = Mapping.values) -> Iterator[Table | TorchObject]:

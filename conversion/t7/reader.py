@@ -12,6 +12,7 @@ Every bad input gives `T7Error`. The format is that of torch7's File.lua and of 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
@@ -20,21 +21,21 @@ from typing import Any, BinaryIO
 import torchfile
 
 from conversion.t7.objects import (
+    MAX_NDIM,
     LuaFunction,
-    MissingFieldError,
     Node,
     Role,
+    Source,
+    Storage,
     T7Error,
     Table,
+    Tensor,
     TorchObject,
     format_key,
     join_path,
-    walk,
+    tensor_dtype,
 )
 from conversion.t7.stream import AsciiPrimitives, BinaryPrimitives, detect_encoding
-from conversion.t7.tensors import Source, Storage, Tensor, fill_tensor, read_storage
-
-__all__ = ["LuaFunction", "MissingFieldError", "Storage", "T7Error", "Table", "Tensor", "TorchObject", "load", "walk"]
 
 MAX_DEPTH = 200  # nested objects; ResNeXt-50 needs 22, and each level takes three or four of Python's 1,000 frames
 # A damaged or hostile file could hold nothing but tiny values: bounded, so that memory and time are. Resnets of 1,000
@@ -43,6 +44,7 @@ MAX_VALUES = 1_000_000
 MAX_OBJECTS = 250_000
 MAX_STRING_BYTES = 16 * 2**20
 MAX_CLASS_NAME = 200
+MAX_NUMEL = 2**32  # only expanded views have more
 
 _CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _TENSOR = re.compile(r"torch\.(Cuda)?(Byte|Char|Short|Int|Long|Half|Float|Double)?(Tensor|Storage)")
@@ -101,8 +103,11 @@ def _read(file: BinaryIO, source: Source) -> Any:
 class _ObjectReader(torchfile.T7Reader):
     """Reads objects, with every count, index and reference checked. The primitives come from an encoding."""
 
+    item: int
+
     def read_file(self, source: Source) -> Any:
         self.source = source
+        source.expanded = 0
         self.objects: dict[int, tuple[int, Any]] = {}  # index -> type in the file, object
         self.trail: list[object] = []  # keys from the root to the object being read
         self.values = self.string_bytes = self.tensors = 0
@@ -201,12 +206,12 @@ class _ObjectReader(torchfile.T7Reader):
             if not (match[1] or match[2]):
                 raise self.fail(f"{name} is not a class that is stored")
             if match[3] == "Storage":
-                storage = read_storage(self, parent, key, name)
+                storage = self._read_storage(parent, key, name)
                 self.objects[index] = torchfile.TYPE_TORCH, storage
                 return storage
             tensor = Tensor(self.source, parent, key, name)
             self.objects[index] = torchfile.TYPE_TORCH, tensor
-            fill_tensor(self, tensor)
+            self._fill_tensor(tensor)
             return tensor
         if name.startswith(("torch.", "tds.")):
             raise self.fail(f"{name} is stored in a way of its own that this reader does not know")
@@ -222,6 +227,51 @@ class _ObjectReader(torchfile.T7Reader):
         self.objects[body] = torchfile.TYPE_TABLE, obj  # nothing but this object can mean its body
         self._fill(obj, obj)
         return obj
+
+    def _read_storage(self, parent: Node | None, key: object, name: str) -> Storage:
+        """Read the head of a storage and pass over its values."""
+        count = self.read_long()
+        if count < 0:
+            raise self.fail(f"negative storage size {count}")
+        dtype, offset = tensor_dtype(name), self.position
+        self.skip_values(dtype, count)
+        return Storage(self.source, parent, key, name, count, offset, self.layout)
+
+    def _fill_tensor(self, tensor: Tensor) -> None:
+        """Read the geometry of a tensor and its storage; every element must lie inside that. Raises T7Error."""
+        ndim = self.read_int()
+        if not 0 <= ndim <= MAX_NDIM:
+            raise self.fail(f"{ndim} dimensions; expected 0 to {MAX_NDIM}")
+        self.tensors += 1
+        self.values += 2 * ndim  # the numbers that are kept count against the limit
+        shape, strides = self.read_long_array(ndim), self.read_long_array(ndim)
+        offset = self.read_long()
+        start = self.item
+        storage = self.read_obj(tensor, Role("storage"))
+        self.item = start  # faults of the geometry are found here, at the offset's place
+        expected = tensor.class_name.replace("Tensor", "Storage")
+        if storage is not None and (not isinstance(storage, Storage) or storage.class_name != expected):
+            found = repr(storage) if isinstance(storage, Node) else f"a value of type {type(storage).__name__}"
+            raise self.fail(f"{tensor.class_name} over {found}; expected {expected}")
+        if offset < 1:
+            raise self.fail(f"storage offset {offset}; it counts from 1")
+        if any(size < 0 for size in shape):
+            raise self.fail(f"negative size in shape {shape}")
+        if ndim and storage is None:
+            raise self.fail(f"a tensor of shape {shape} without a storage")
+        tensor.storage, tensor.offset = storage, offset - 1
+        if storage is None or not ndim:  # Torch7's empty tensor
+            return
+        tensor.shape, tensor.strides = tuple(shape), tuple(strides)
+        if math.prod(max(size, 1) for size in shape) > MAX_NUMEL:
+            raise self.fail(f"a tensor of shape {shape}; expected at most {MAX_NUMEL} elements")
+        first, last = tensor.extent()
+        if tensor.numel and not 0 <= first <= last < storage.count:
+            raise self.fail(
+                f"shape {shape}, strides {strides}, offset {offset} reach elements {first + 1} to {last + 1} "
+                f"of a storage of {storage.count}"
+            )
+        self.source.expanded += tensor.expanded
 
     def _ascii_name(self, text: bytes) -> str:
         return text.decode("ascii", "backslashreplace")

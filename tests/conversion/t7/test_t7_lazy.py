@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conversion import t7
-from conversion.t7.tensors import Source
+from conversion.t7.objects import Source
 from tests.conversion.t7.t7_writer import ENCODINGS, TABLE, TORCH, AsciiWriter, Writer, read, write
 
 VARIANTS = Path(__file__).parents[2] / "fixtures" / "variants"
@@ -130,16 +130,27 @@ def test_an_expanded_view_is_not_copied_by_numpy():
     assert root["exp"].copy().strides == (4,)
 
 
+def expanded(tmp_path, *sizes):
+    """A list of expanded views over one storage of one value, and last a plain tensor over it."""
+    views = [W.tensor(2, "Float", [sizes[0]], [0], W.storage(3, "Float", [7]))]
+    views += [W.tensor(4 + i, "Float", [size, 1], [0, 5], W.ref(TORCH, 3)) for i, size in enumerate(sizes[1:])]
+    plain = W.tensor(3 + len(sizes), "Float", [1], [1], W.ref(TORCH, 3))
+    return read(tmp_path, W.table(1, *views, plain)).as_list()
+
+
 @pytest.mark.parametrize("method", ["numpy", "copy"])
-def test_an_expanded_view_of_gigabytes_is_refused(tmp_path, method):
-    small = W.tensor(2, "Float", [2**25], [0], W.storage(3, "Float", [7]))
-    large = W.tensor(4, "Float", [2**25 + 1, 1], [0, 5], W.ref(TORCH, 3))
-    root = read(tmp_path, W.table(1, small, large))
-    assert getattr(root[1], method)()[-1] == 7
-    with pytest.raises(t7.T7Error, match="expanded view of shape") as caught:
-        getattr(root[2], method)()
-    assert caught.value.path == str(tmp_path / "file.t7")
-    assert caught.value.object_path == "[2]"
+def test_the_size_of_expanded_views_is_limited_for_all_of_a_file(tmp_path, method):
+    within = expanded(tmp_path, *[2**21] * 16)  # 128 MiB in all, less the values that are stored
+    assert getattr(within[0], method)().shape == (2**21,)
+    *views, plain = expanded(tmp_path, *[2**21] * 16, 100)
+    assert getattr(plain, method)().tolist() == [7]
+    for index in (0, 16):
+        with pytest.raises(
+            t7.T7Error, match=r"expanded view of shape .* at most 134217728 bytes .* in a file"
+        ) as caught:
+            getattr(views[index], method)()
+        assert caught.value.path == str(tmp_path / "file.t7")
+        assert caught.value.object_path == f"[{index + 1}]"
 
 
 def test_a_tensor_of_more_than_that_is_read_if_the_file_holds_it(tmp_path):

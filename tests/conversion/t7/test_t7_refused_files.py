@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conversion import t7
-from conversion.t7.tensors import Source
+from conversion.t7.objects import Source
 from tests.conversion.t7.t7_writer import ENCODINGS, TABLE, TORCH, AsciiWriter, Writer, refusal
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"

@@ -191,3 +191,79 @@ def test_what_is_shown_of_each_kind(tmp_path):
         "<nn.ReLU at [5]>",
     ]
     assert repr(root[1].storage) == "<torch.FloatStorage of 2>"
+
+
+@pytest.fixture
+def checked(tmp_path):
+    """An object of a field of each kind."""
+    fields = {
+        "whole": W.number(3), "zero": W.number(0), "last": W.number(-1), "large": W.number(2**31),
+        "half": W.number(0.5),
+        "infinite": W.number(float("inf")), "yes": W.boolean(1), "text": W.string("x" * 1000),
+        "weight": W.tensor(4, "Float", [2, 3], [3, 1], W.storage(5, "Float", range(6))),
+        "ids": W.vector(6, "Long", [1]),
+        "size": W.storage(8, "Long", [2, 3]),
+        "long": W.storage(9, "Long", [1] * 65), "reals": W.storage(10, "Float", [1]),
+        "modules": W.table(11, W.object(12, "nn.ReLU")), "mixed": W.table(14, W.number(1)),
+    }  # fmt: skip
+    return read(tmp_path, W.table(1, W.object(2, "nn.Odd", **fields)))[1]
+
+
+def test_checked_fields(checked):
+    assert checked.integer("whole") == checked.integer("whole", 7) == 3
+    assert checked.integer("absent", 7) == 7
+    assert checked.integer("zero", minimum=0) == 0
+    assert checked.integers("zero whole absent", 1) == (0, 3, 1)
+    assert (checked.number("half"), checked.number("infinite"), checked.number("absent", 2)) == (0.5, float("inf"), 2.0)
+    assert type(checked.number("whole")) is float
+    assert checked.boolean("yes") is checked.boolean("absent", True) is True
+    assert (checked.position("whole"), checked.position("last"), checked.position("absent", 1)) == (2, -1, 0)
+    assert (checked.dimension("whole"), checked.dimension("last"), checked.dimension(default=1)) == (2, -1, 0)
+    assert checked.tensor("weight") is checked.tensor("weight", (3, 1, 2)) is checked["weight"]
+    assert checked.sizes() == [2, 3]
+    assert [module.class_name for module in checked.objects()] == ["nn.ReLU"]
+
+
+REFUSED_FIELDS = {
+    "a number as whole number": (lambda o: o.integer("half"), "expected a whole number as half, got 0.5"),
+    "a boolean as whole number": (lambda o: o.integer("yes"), "expected a whole number as yes, got True"),
+    "2^31": (lambda o: o.integer("large", 1), "expected a whole number as large, got 2147483648"),
+    "infinity": (lambda o: o.integer("infinite"), "expected a whole number as infinite, got inf"),
+    "below the minimum": (
+        lambda o: o.integers("whole zero", minimum=1), "expected a whole number from 1 as zero, got 0"),
+    "a long string": (lambda o: o.number("text"), f"expected a number as text, got '{'x' * 76}..."),
+    "a boolean as number": (lambda o: o.number("yes"), "expected a number as yes, got True"),
+    "a number as boolean": (lambda o: o.boolean("zero", True), "expected true or false as zero, got 0"),
+    "position 0": (
+        lambda o: o.position("zero"), "expected an index counted from 1, or from -1 backwards, as zero, got 0"),
+    "dimension 2^31": (lambda o: o.dimension("large"), "expected a whole number as large, got 2147483648"),
+    "no real tensor": (
+        lambda o: o.tensor("ids"), "expected a tensor of real numbers as ids, got <torch.LongTensor 1>"),
+    "another shape": (lambda o: o.tensor("weight", [2, 4]), "weight has shape (2, 3); expected (2, 4)"),
+    "a storage of reals": (
+        lambda o: o.sizes("reals"), "expected a storage of whole numbers as reals, got <torch.FloatStorage of 1>"),
+    "65 sizes": (lambda o: o.sizes("long"), "long has 65 entries; expected at most 64"),
+    "no list": (lambda o: o.objects("weight"), "expected a list as weight, got <torch.FloatTensor 2x3>"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED_FIELDS)
+def test_fields_that_are_refused(checked, name):
+    ask, cause = REFUSED_FIELDS[name]
+    with pytest.raises(t7.T7Error) as caught:
+        ask(checked)
+    assert (caught.value.cause, caught.value.object_path) == (cause, "[1]")
+    assert caught.value.path.endswith("file.t7")
+
+
+def test_a_list_of_anything_but_modules_is_refused(checked):
+    with pytest.raises(t7.T7Error, match=r"\[1\]\.mixed: expected modules, got 1 at \[1\]"):
+        checked.objects("mixed")
+
+
+@pytest.mark.parametrize(
+    "method", ["integer", "number", "boolean", "position", "dimension", "tensor", "sizes", "objects"]
+)
+def test_without_a_default_a_field_must_be_there(checked, method):
+    with pytest.raises(t7.MissingFieldError, match=r"no field absent in <nn.Odd at \[1\]>; it has: whole, zero"):
+        getattr(checked, method)("absent")
