@@ -9,6 +9,9 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -68,29 +71,65 @@ def one_line(text: object) -> str:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """`--arch NAME` and `--weights FILE`, for `load_model`."""
+    """`--arch NAME` and `--weights FILE`, for `find_checkpoint`."""
     parser.add_argument("--arch", metavar="NAME", help=f"a network of list_models(); default: {DEFAULT}")
     parser.add_argument(
         "--weights", metavar="FILE", help=".pth, .safetensors or Torch7 .t7 file, or its URL; default: the authors'"
     )
 
 
-def load_model(arch: str | None, weights: str | None) -> ResNeXt:
-    """The network that the two options name, for evaluation.
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights that `--arch` and `--weights` name, as a file on this machine.
 
-    Only `arch`: with the authors' weights. Only `weights`: the network that the file holds. Both: the file, which
-    must hold that network. Raises CommandError for an unknown name, WeightsError for weights that cannot be had.
+    `arch` is the network that the file must hold; None: whichever it holds. `published` says that they are the
+    authors' weights, as `pretrained=True` has them.
     """
-    from resnext.zoo import create, from_checkpoint, get_architecture
 
-    if arch is None and weights is not None:
-        return from_checkpoint(weights).eval()
-    arch = arch or DEFAULT
+    path: Path
+    arch: str | None
+    published: bool
+
+    @cached_property
+    def sha256(self) -> str:
+        """The file's SHA-256, in hex. Raises OSError."""
+        from resnext.weights.download import sha256_of
+
+        return sha256_of(self.path)
+
+    def load(self) -> ResNeXt:
+        """The network, for evaluation. Raises WeightsError for a file that does not hold it."""
+        from resnext.zoo import create, from_checkpoint
+
+        if self.arch is None:
+            return from_checkpoint(self.path).eval()
+        weights = None if self.published else self.path
+        return create(self.arch, pretrained=self.published, weights=weights).eval()
+
+
+def find_checkpoint(arch: str | None, weights: str | None) -> Checkpoint:
+    """What `--arch` and `--weights` name, downloaded if necessary.
+
+    Only `arch`: the authors' weights. Only `weights`: the network that the file holds. Both: the file, which must hold
+    that network. Raises CommandError for an unknown name, WeightsError for weights that cannot be downloaded.
+    """
+    from resnext.weights.pretrained import fetch, resolve_pretrained
+    from resnext.zoo import get_architecture
+
+    if weights is None:
+        arch = arch or DEFAULT
     try:
-        get_architecture(arch)
+        name = get_architecture(arch).name if arch else None
     except ValueError as error:
         raise CommandError(f"argument --arch: {error}") from None
-    return create(arch, pretrained=weights is None, weights=weights).eval()
+    if weights is None:
+        return Checkpoint(resolve_pretrained(str(name)), arch, published=True)
+    return Checkpoint(fetch(weights) if "://" in weights else Path(weights), arch, published=False)
+
+
+def load_model(arch: str | None, weights: str | None) -> ResNeXt:
+    """`find_checkpoint(arch, weights).load()`."""
+    return find_checkpoint(arch, weights).load()
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -20,18 +20,23 @@ from typing import Any
 import torch
 
 from resnext.architecture import Architecture
-from resnext.cli.command_line import DEFAULT, CommandError, Parser, add_model_options, load_model
+from resnext.cli.command_line import (
+    Checkpoint,
+    CommandError,
+    Parser,
+    add_model_options,
+    find_checkpoint,
+    table,
+)
 from resnext.evaluation.batches import Batch, load
 from resnext.evaluation.counts import Counts, PartialCounts
 from resnext.evaluation.data import Folder, Tars, open_data
 from resnext.evaluation.labels import Outputs
 from resnext.evaluation.processes import Processes
-from resnext.evaluation.report import make_report, per_class, summary, write_report
+from resnext.evaluation.report import LEVEL, make_report, per_class, write_report
 from resnext.evaluation.run import count_shards, thread_pool
-from resnext.evaluation.transform import CROP, add_transform_options, choose_transform
+from resnext.evaluation.transform import CROP, choose_transform
 from resnext.model import ResNeXt
-from resnext.weights.download import sha256_of
-from resnext.weights.pretrained import fetch, resolve_pretrained
 from resnext.weights.records import records
 from resnext.zoo import get_architecture
 
@@ -54,7 +59,14 @@ def add_command(commands: argparse._SubParsersAction[Parser]) -> None:
         "shards-{000..003}.tar, a URL, pipe:COMMAND",
     )
     add_model_options(parser)
-    add_transform_options(parser)
+    parser.add_argument(
+        "--preprocess",
+        choices=("torch7", "torchvision"),
+        default="torch7",
+        help="torch7: as the authors did it (default); torchvision: bilinear, antialiased, as its own networks have it",
+    )
+    parser.add_argument("--crop", type=int, metavar="PX", help=f"side of the crop: {CROP} (default) or 320")
+    parser.add_argument("--ten-crop", action="store_true", help="the mean over corners and centre, and these mirrored")
     parser.add_argument("--batch", type=_whole(1), default=64, metavar="N", help="images in a batch; default: 64")
     parser.add_argument(
         "--workers",
@@ -75,7 +87,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     path = _report_path(options.output, options.resume)
     if importlib.util.find_spec("PIL") is None:
         raise CommandError("evaluate reads images with Pillow: pip install pillow")
-    model = load_model(options.arch, options.weights)
+    checkpoint = find_checkpoint(options.arch, options.weights)
+    model = checkpoint.load()
     transform, preprocessing = choose_transform(model, options.preprocess, options.crop, options.ten_crop)
     outputs = Outputs.of(model.preprocessing, model.num_classes)
     data = open_data(options.data, outputs, options.batch)
@@ -84,7 +97,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if workers is None:
         workers = min(processes.cores, MAX_WORKERS)
     threads = min(processes.cores, torch.get_num_threads())  # fewer where OMP_NUM_THREADS says so
-    setup = _setup(options, model, data, preprocessing, device.type)
+    setup = _setup(options, checkpoint, model, data, preprocessing, device.type)
     run = _decisive(setup)
     partial = PartialCounts(path, run) if path else None
 
@@ -123,12 +136,27 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _show(report: dict[str, Any], timing: dict[str, Any]) -> None:
-    print(summary(report, timing))
+    print(table(_summary(report, timing)))
     unreadable = report["unreadable"]["images"]
     for image in unreadable[:MAX_NAMED]:
         print(f"resnext: unreadable: {image['image']}: {image['reason']}", file=sys.stderr)
     if len(unreadable) > MAX_NAMED:
         print(f"resnext: {len(unreadable) - MAX_NAMED} more are unreadable; --output names all", file=sys.stderr)
+
+
+def _summary(report: dict[str, Any], timing: dict[str, Any]) -> list[tuple[str, str]]:
+    """The report in a few lines."""
+    interval, unreadable = report["confidence_interval"], report["unreadable"]
+    rows = [("network", report["network"]), ("images", f"{report['images']:,}")]
+    for name, key in (("top-1 error", "top1_error"), ("top-5 error", "top5_error")):
+        low, high = interval[key]
+        rows.append((name, f"{report[key]:.2f} %  ({LEVEL:.0%}: {low:.2f} to {high:.2f}, Wilson)"))
+    if report["reported_top1_error"] is not None:
+        rows.append(("reported", f"{report['reported_top1_error']} % top-1 by the authors, on ImageNet validation"))
+    if unreadable["images"]:
+        rows.append(("unreadable", f"{len(unreadable['images']):,}, counted as {unreadable['counted_as']}"))
+    rows.append(("speed", f"{timing['images_per_second']:.1f} images/s"))
+    return rows
 
 
 def _begin(processes: Processes, run: dict[str, str], partial: PartialCounts | None, resume: bool) -> dict[int, Counts]:
@@ -159,13 +187,17 @@ def _merge(shards: dict[int, Counts]) -> Counts:
 
 
 def _setup(
-    options: argparse.Namespace, model: ResNeXt, data: Folder | Tars, preprocessing: dict[str, Any], device: str
+    options: argparse.Namespace,
+    checkpoint: Checkpoint,
+    model: ResNeXt,
+    data: Folder | Tars,
+    preprocessing: dict[str, Any],
+    device: str,
 ) -> dict[str, Any]:
     """All that decides the figures, for the report."""
-    weights = _weights_file(options)
     return {
-        "network": _network(options, model),
-        "weights": {"file": weights.name, "sha256": sha256_of(weights)},
+        "network": _network(checkpoint, model),
+        "weights": {"file": checkpoint.path.name, "sha256": checkpoint.sha256},
         "data": {"path": data.path, "format": data.format, "sha256": data.digest},
         "preprocessing": preprocessing,
         "precision": options.precision,
@@ -183,19 +215,12 @@ def _decisive(setup: dict[str, Any]) -> dict[str, str]:
     return {key: value["sha256"] if key in ("weights", "data") else str(value) for key, value in setup.items()}
 
 
-def _network(options: argparse.Namespace, model: ResNeXt) -> str:
-    if options.arch is None and options.weights is not None:
+def _network(checkpoint: Checkpoint, model: ResNeXt) -> str:
+    if checkpoint.arch is None:
         found = Architecture.from_shapes({name: tuple(value.shape) for name, value in model.state_dict().items()})
     else:
-        found = get_architecture(options.arch or DEFAULT)
+        found = get_architecture(checkpoint.arch)
     return f"{found.name}_type{model.form}"
-
-
-def _weights_file(options: argparse.Namespace) -> Path:
-    """The file that `load_model` took the weights from; nothing is fetched a second time."""
-    if options.weights is None:
-        return resolve_pretrained(get_architecture(options.arch or DEFAULT).name)
-    return fetch(options.weights) if "://" in options.weights else Path(options.weights)
 
 
 def _reported(setup: dict[str, Any], counts: Counts) -> float | None:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from resnext.classes import output_ids, output_names
 from resnext.cli.command_line import CommandError, Parser, add_model_options, load_model
-from resnext.cli.images import ImageError, find_images, is_url, local_path, read_image
 from resnext.cli.plot import BARS, MAX_ROWS, Row, save
 from resnext.explain import map_features
+from resnext.images import ImageError, find_images, is_url, local_path, read_image
 from resnext.model import ResNeXt
 from resnext.preprocess import SETTINGS, CifarPreprocess, get_preprocess
 

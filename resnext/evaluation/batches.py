@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from resnext.cli.command_line import CommandError
+from resnext.evaluation import DataError
 from resnext.evaluation.counts import Unreadable
+from resnext.images import decode, reason
 
 Transform = Callable[[Any], Tensor]  # of a PIL image
 
 
 class Sample(NamedTuple):
-    """An image that is still to be read: its name in the report, its class, and what gives the bytes of its file."""
+    """An image that is still to be read: its name in the report, its class, and what opens its file."""
 
     name: str
     target: int
-    read: Callable[[], bytes]
+    open: Callable[[], BinaryIO]
 
 
 class Batch(NamedTuple):
@@ -64,7 +63,7 @@ class _Shards(IterableDataset[Batch]):
 def load(source: Source, shards: Sequence[int], transform: Transform, *, workers: int, pin: bool) -> Iterator[Batch]:
     """The batches of some shards, read by `workers` processes (0: by this one), in pinned memory for a GPU.
 
-    Raises CommandError where a shard cannot be read to its end, or a worker dies.
+    Raises DataError where a shard cannot be read to its end, or a worker dies.
     """
     loader = DataLoader(
         _Shards(source, shards, transform),
@@ -76,10 +75,10 @@ def load(source: Source, shards: Sequence[int], transform: Transform, *, workers
     try:
         for batch in loader:
             if batch.problem:
-                raise CommandError(batch.problem)
+                raise DataError(batch.problem)
             yield batch
     except RuntimeError as error:
-        raise CommandError(f"reading images failed: {reason(error)}; try --workers 0, or a smaller --batch") from error
+        raise DataError(f"reading images failed: {reason(error)}; try --workers 0, or a smaller --batch") from error
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -93,10 +92,11 @@ def stack(shard: int, samples: Sequence[Sample], transform: Transform) -> Iterat
     """
     by_size: dict[torch.Size, list[tuple[Tensor, int]]] = {}
     unreadable: list[Unreadable] = []
-    for name, target, read in samples:
+    for name, target, open_ in samples:
         try:
-            image = _decode(read(), transform)
-        except Exception as error:  # a damaged image raises whatever it likes
+            with open_() as file:
+                image = transform(decode(file))
+        except Exception as error:  # a transform may raise what it likes
             unreadable.append(Unreadable(name, target, reason(error)))
         else:
             by_size.setdefault(image.shape, []).append((image, target))
@@ -105,26 +105,3 @@ def stack(shard: int, samples: Sequence[Sample], transform: Transform) -> Iterat
         yield Batch(shard, torch.stack(images), torch.tensor(targets))
     if unreadable:
         yield Batch(shard, unreadable=unreadable)
-
-
-def _decode(data: bytes, transform: Transform) -> Tensor:
-    from PIL import Image, UnidentifiedImageError
-
-    if not data:
-        raise ValueError("an empty file")
-    with warnings.catch_warnings(), io.BytesIO(data) as file:
-        # some of ImageNet's photographs have odd EXIF data, which matters to nobody here
-        warnings.simplefilter("ignore")
-        try:
-            image = Image.open(file)
-        except UnidentifiedImageError:
-            raise ValueError("not an image that Pillow reads") from None
-        image.load()
-        return transform(image)
-
-
-def reason(error: BaseException) -> str:
-    """An error in one line: the same words for the same error, without the paths of this machine."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error.args[0] if error.args else "")
-    lines = text.strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnext.cli.command_line import CommandError
+from resnext.evaluation import DataError
 from resnext.weights.atomic import replacing
 
 TOP = 5
@@ -96,7 +96,7 @@ class PartialCounts:
         self.run = dict(run)
 
     def resume(self) -> dict[int, Counts]:
-        """What is there of this run, by shard. Raises CommandError where it is of another run, with the differences."""
+        """What is there of this run, by shard. Raises DataError where it is of another run, with the differences."""
         before = _read(self.folder / "run.json")
         if before is None:
             self.discard()  # nobody knows what run that was of
@@ -107,7 +107,7 @@ class PartialCounts:
             if before.get(key) != self.run.get(key)
         ]
         if differences:
-            raise CommandError(
+            raise DataError(
                 f"--resume: {self.folder} holds counts of another run: {'; '.join(differences)}. Ask for the same as "
                 "then, or leave out --resume to start afresh"
             )

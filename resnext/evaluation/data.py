@@ -9,28 +9,29 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import io
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from resnext.cli.command_line import CommandError
-from resnext.evaluation.batches import Batch, Sample, Transform, reason, stack
+from resnext.evaluation import DataError
+from resnext.evaluation.batches import Batch, Sample, Transform, stack
 from resnext.evaluation.counts import NO_CLASS
 from resnext.evaluation.labels import Outputs, match_folders, match_label
+from resnext.images import EXTENSIONS, open_file, reason, walk_images
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
 TARS = (".tar", ".tar.gz", ".tgz")
 _KINDS = ", ".join(name.removeprefix(".") for name in EXTENSIONS)
 
 
 class Folder:
-    """A folder of class folders, with the images that torchvision's ImageFolder takes in its order.
+    """A folder of class folders. It holds the images of `walk_images`, in the order of torchvision's ImageFolder.
 
-    Unlike there, hidden folders are left out, and a link back does not count its images again. A shard is a batch.
-    Raises CommandError where the class folders do not fit the network, hold no image, or cannot be read.
+    Unlike there, what is hidden is left out, and a link back does not count its images again. A shard is a batch.
+    Raises DataError where the class folders do not fit the network, hold no image, or cannot be read.
     """
 
     format = "ImageFolder"
@@ -40,18 +41,14 @@ class Folder:
         self.labels: dict[int, str] = {}
         self.samples: list[tuple[str, int]] = []
         listing = hashlib.sha256()
-        above = Path(os.path.realpath(path))
-        outside = {str(above), *map(str, above.parents)}
         for folder, target in zip(folders, match_folders(folders, outputs, path), strict=True):
             self.labels[target] = folder
-            for root, names in sorted(_walk(os.path.join(path, folder), outside)):
-                for name in sorted(name for name in names if name.lower().endswith(EXTENSIONS)):
-                    image = Path(root, name)
-                    shown = image.relative_to(path).as_posix()
-                    self.samples.append((shown, target))
-                    listing.update(f"{shown}\0{_size(image)}\0{target}\0".encode(errors="surrogateescape"))
+            for image in walk_images(os.path.join(path, folder), _unreadable):
+                shown = image.relative_to(path).as_posix()
+                self.samples.append((shown, target))
+                listing.update(f"{shown}\0{_size(image)}\0{target}\0".encode(errors="surrogateescape"))
         if not self.samples:
-            raise CommandError(f"{path}: no images in {len(folders)} class folders (expected {', '.join(EXTENSIONS)})")
+            raise DataError(f"{path}: no images in {len(folders)} class folders (expected {', '.join(EXTENSIONS)})")
         self.digest = listing.hexdigest()
 
     def __len__(self) -> int:
@@ -64,7 +61,7 @@ class Folder:
     def read(self, shard: int, transform: Transform) -> Iterator[Batch]:
         """The batch that is this shard."""
         samples = self.samples[shard * self.batch : (shard + 1) * self.batch]
-        images = [Sample(name, target, Path(self.path, name).read_bytes) for name, target in samples]
+        images = [Sample(name, target, functools.partial(open_file, Path(self.path, name))) for name, target in samples]
         yield from stack(shard, images, transform)
         yield Batch(shard, last=True)
 
@@ -73,7 +70,7 @@ class Tars:
     """WebDataset shards: samples of an image (`jpg`, `png`, …) and its label (`cls`).
 
     A sample that is not that, or has a label that the network does not know, counts as an image that cannot be read.
-    Raises CommandError where shards are not there or named twice.
+    Raises DataError where shards are not there or named twice.
     """
 
     format = "WebDataset"
@@ -82,9 +79,9 @@ class Tars:
         self.path, self.urls, self.outputs, self.batch = path, urls, outputs, batch
         self.labels = dict(enumerate(outputs.ids or outputs.names))
         if missing := [url for url in urls if not _is_url(url) and not os.path.isfile(url)]:
-            raise CommandError(f"{path}: {len(missing)} of {len(urls)} shards are not there: {', '.join(missing[:3])}")
+            raise DataError(f"{path}: {len(missing)} of {len(urls)} shards are not there: {', '.join(missing[:3])}")
         if twice := sorted({url for url in urls if urls.count(url) > 1}):
-            raise CommandError(f"{path}: shards named twice: {', '.join(twice[:3])}; every image is to count once")
+            raise DataError(f"{path}: shards named twice: {', '.join(twice[:3])}; every image is to count once")
         known = [url if _is_url(url) else f"{os.path.basename(url)}\0{os.path.getsize(url)}" for url in urls]
         self.digest = hashlib.sha256("\0".join(known).encode()).hexdigest()
 
@@ -123,14 +120,14 @@ class Tars:
                 raise ValueError(f"a sample of {', '.join(names)}; expected one image ({_KINDS}) and its label, cls")
         except ValueError as error:
             return Sample(shown, target, functools.partial(_refuse, str(error)))
-        return Sample(shown, target, lambda: sample[kinds[0]])
+        return Sample(shown, target, lambda: io.BytesIO(sample[kinds[0]]))
 
 
 def open_data(path: str, outputs: Outputs, batch: int) -> Folder | Tars:
     """The data set at a path, to be read in batches of `batch`: class folders with images, or WebDataset shards.
 
     The shards are a folder of `.tar` files, a `.tar` file, or whatever `webdataset` opens: `shards-{000..003}.tar`,
-    `https://…`, `pipe:…`. Raises CommandError that says what was expected and what came.
+    `https://…`, `pipe:…`. Raises DataError that says what was expected and what came.
     """
     if os.path.isdir(path):
         with os.scandir(path) as inside:
@@ -143,33 +140,21 @@ def open_data(path: str, outputs: Outputs, batch: int) -> Folder | Tars:
         if tars:
             _need_webdataset(path)
             return Tars(path, tars, outputs, batch)
-        raise CommandError(f"{path}: expected class folders with images, or .tar files; there are neither")
+        raise DataError(f"{path}: expected class folders with images, or .tar files; there are neither")
     if path.endswith(TARS) or _is_url(path):
         _need_webdataset(path)
         return Tars(path, _expand(path), outputs, batch)
-    raise CommandError(
+    raise DataError(
         f"{path}: expected a folder of class folders, or WebDataset shards (a folder of .tar files, shards-{{000..003}}"
         f".tar, a URL, pipe:COMMAND); {'got another file' if os.path.exists(path) else 'there is nothing'}"
     )
 
 
-def _walk(folder: str, outside: set[str]) -> Iterator[tuple[str, list[str]]]:
-    """Every folder inside with its files. A link to one that was entered, or is in `outside`, is not followed."""
-
-    def unreadable(error: OSError) -> None:
-        raise CommandError(f"{error.filename}: cannot be read: {error.strerror}; make it readable, or take it away")
-
-    entered = set(outside)
-    for root, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
-        if (real := os.path.realpath(root)) in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield root, names
+def _unreadable(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot be read: {error.strerror}; make it readable, or take it away")
 
 
-def _refuse(problem: str) -> bytes:
+def _refuse(problem: str) -> BinaryIO:
     raise ValueError(problem)
 
 
@@ -182,7 +167,7 @@ def _size(path: Path) -> int:
 
 def _need_webdataset(path: str) -> None:
     if importlib.util.find_spec("webdataset") is None:
-        raise CommandError(f"{path}: reading WebDataset shards needs the webdataset package: pip install webdataset")
+        raise DataError(f"{path}: reading WebDataset shards needs the webdataset package: pip install webdataset")
 
 
 def _is_url(path: str) -> bool:
@@ -195,7 +180,7 @@ def _expand(pattern: str) -> list[str]:
     try:
         return expand_urls(pattern)
     except (AssertionError, ValueError) as error:  # a variable that is not set, unbalanced braces
-        raise CommandError(f"{pattern}: not a pattern that webdataset can expand: {error}") from None
+        raise DataError(f"{pattern}: not a pattern that webdataset can expand: {error}") from None
 
 
 def _samples(url: str) -> Iterator[dict[str, Any]]:
@@ -210,5 +195,5 @@ def _samples(url: str) -> Iterator[dict[str, Any]]:
                 pass
     except OSError as error:
         if status := re.search(r"exit (-?\d+) \(read\)", str(error)):
-            raise OSError(f"the command failed with exit status {status[1]}") from None
+            raise RuntimeError(f"the command failed with exit status {status[1]}") from None
         raise

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from resnext.classes import class_names, output_ids
-from resnext.cli.command_line import CommandError
+from resnext.evaluation import DataError
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 
@@ -33,26 +33,26 @@ def match_folders(folders: Sequence[str], outputs: Outputs, where: str) -> list[
 
     A network of ImageNet's 1,000 classes: folders named by WordNet id are matched by id, so there may be fewer of them.
     Other names, and all names with any other network, stand for the outputs in sorted order, as in torchvision's
-    ImageFolder, and must be as many. Raises CommandError with both counts, or with the names that do not fit.
+    ImageFolder, and must be as many. Raises DataError with both counts, or with the names that do not fit.
     """
     wordnet = [name for name in folders if _WORDNET_ID.fullmatch(name)]
     if outputs.ids and wordnet:
         if len(wordnet) < len(folders):
             other = [name for name in folders if name not in wordnet]
-            raise CommandError(
+            raise DataError(
                 f"{where}: {len(wordnet)} class folders are named by WordNet id and {len(other)} are not "
                 f"({_some(other)}); expected one or the other"
             )
         index = {wordnet_id: output for output, wordnet_id in enumerate(outputs.ids)}
         if unknown := [name for name in folders if name not in index]:
-            raise CommandError(
+            raise DataError(
                 f"{where}: {len(unknown)} of {len(folders)} class folders are WordNet ids that are not among the "
                 f"network's {outputs.count:,} ({_some(unknown)})"
             )
         return [index[name] for name in folders]
     if len(folders) != outputs.count:
         fewer = ", or folders named by WordNet id (n01440764, …), which may be fewer" if outputs.ids else ""
-        raise CommandError(
+        raise DataError(
             f"{where}: {len(folders):,} class folder{'s' * (len(folders) != 1)} ({_some(folders)}), and the network "
             f"has {outputs.count:,} classes; expected as many (empty ones count){fewer}"
         )

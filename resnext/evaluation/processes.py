@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from resnext.cli.command_line import CommandError
+from resnext.evaluation import DataError
 from resnext.weights.messages import first_line
 
 PATIENCE = datetime.timedelta(days=1)  # for the slowest process; one that dies is noticed at once
@@ -29,7 +29,7 @@ class Processes:
 
     @classmethod
     def from_environment(cls) -> Processes:
-        """As torchrun's environment variables tell. Raises CommandError where they cannot be."""
+        """As torchrun's environment variables tell. Raises DataError where they cannot be."""
         rank, size = _place("RANK", "WORLD_SIZE")
         return cls(rank, size, *_place("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
 
@@ -65,7 +65,7 @@ class Processes:
     def gather(self, value: Any) -> list[Any]:
         """The value of every process, in order of rank, in every process; each must call it.
 
-        Raises CommandError where another process has ended, so that none waits for it.
+        Raises DataError where another process has ended, so that none waits for it.
         """
         if self.size == 1:
             return [value]
@@ -81,11 +81,11 @@ def _place(rank_name: str, size_name: str) -> tuple[int, int]:
     for name, default, least in ((rank_name, "0", 0), (size_name, "1", 1)):
         text = os.environ.get(name, default)
         if not text.isdecimal() or int(text) < least:
-            raise CommandError(f"{name}={text}: expected a whole number from {least} up; start processes with torchrun")
+            raise DataError(f"{name}={text}: expected a whole number from {least} up; start processes with torchrun")
         values.append(int(text))
     rank, size = values
     if rank >= size:
-        raise CommandError(f"{rank_name}={rank}: expected less than {size_name}={size}; start processes with torchrun")
+        raise DataError(f"{rank_name}={rank}: expected less than {size_name}={size}; start processes with torchrun")
     return rank, size
 
 
@@ -95,4 +95,4 @@ def _one_line() -> Iterator[None]:
         yield
     except (RuntimeError, ValueError) as error:
         detail = first_line(error)
-        raise CommandError(f"the processes cannot work together, perhaps because one has failed: {detail}") from error
+        raise DataError(f"the processes cannot work together, perhaps because one has failed: {detail}") from error

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnext.cli.command_line import CommandError, table
+from resnext.evaluation import DataError
 from resnext.evaluation.counts import NO_CLASS, Counts, write_atomically
 
 LEVEL = 0.95
@@ -45,11 +45,11 @@ def make_report(counts: Counts, *, on_error: str, reported: float | None, setup:
         reported: the authors' top-1 error in percent, where it can be held against this one.
         setup: all that decides the figures.
 
-    Raises CommandError where no image could be read.
+    Raises DataError where no image could be read.
     """
     if not counts.total.images:
         first = f"; the first, {counts.unreadable[0].image}: {counts.unreadable[0].reason}" if counts.unreadable else ""
-        raise CommandError(f"none of {len(counts.unreadable)} images could be read{first}")
+        raise DataError(f"none of {len(counts.unreadable)} images could be read{first}")
     if on_error == "wrong":
         counts.count_unreadable_as_wrong()
     images, top1, top5 = counts.total
@@ -100,21 +100,6 @@ def write_report(path: Path, report: Mapping[str, Any], classes: str, timing: Ma
     write_atomically(path.with_name(f"{name}.csv"), classes)
     write_atomically(path.with_name(f"{name}.timing.json"), _json(timing))
     write_atomically(path, _json(report))
-
-
-def summary(report: Mapping[str, Any], timing: Mapping[str, Any]) -> str:
-    """The report in a few lines."""
-    interval, unreadable = report["confidence_interval"], report["unreadable"]
-    rows = [("network", report["network"]), ("images", f"{report['images']:,}")]
-    for name, key in (("top-1 error", "top1_error"), ("top-5 error", "top5_error")):
-        low, high = interval[key]
-        rows.append((name, f"{report[key]:.2f} %  ({LEVEL:.0%}: {low:.2f} to {high:.2f}, Wilson)"))
-    if report["reported_top1_error"] is not None:
-        rows.append(("reported", f"{report['reported_top1_error']} % top-1 by the authors, on ImageNet validation"))
-    if unreadable["images"]:
-        rows.append(("unreadable", f"{len(unreadable['images']):,}, counted as {unreadable['counted_as']}"))
-    rows.append(("speed", f"{timing['images_per_second']:.1f} images/s"))
-    return table(rows)
 
 
 def _json(content: Mapping[str, Any]) -> str:

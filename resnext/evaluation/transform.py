@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from resnext.cli.command_line import CommandError
+from resnext.evaluation import DataError
 from resnext.evaluation.batches import Transform
 from resnext.model import ResNeXt
 from resnext.preprocess import RESIZE, SETTINGS, get_preprocess
@@ -57,40 +56,28 @@ class TorchvisionPreprocess:
         return values.sub_(mean).div_(std)
 
 
-def add_transform_options(parser: argparse.ArgumentParser) -> None:
-    """`--preprocess`, `--crop` and `--ten-crop`, for `choose_transform`."""
-    parser.add_argument(
-        "--preprocess",
-        choices=("torch7", "torchvision"),
-        default="torch7",
-        help="torch7: as the authors did it (default); torchvision: bilinear, antialiased, as its own networks have it",
-    )
-    parser.add_argument("--crop", type=int, metavar="PX", help=f"side of the crop: {CROP} (default) or 320")
-    parser.add_argument("--ten-crop", action="store_true", help="the mean over corners and centre, and these mirrored")
-
-
 def choose_transform(
     model: ResNeXt, pipeline: str, crop: int | None = None, ten_crop: bool = False
 ) -> tuple[Transform, dict[str, Any]]:
     """The transform for a network's images, and what it is in words for the report.
 
-    Raises CommandError for options that do not go together with each other or with the network.
+    Raises DataError for options that do not go together with each other or with the network.
     """
     data_set = model.preprocessing
     if model.in_channels != 3:
-        raise CommandError(f"the network takes images of {model.in_channels} channels; expected 3 (RGB)")
+        raise DataError(f"the network takes images of {model.in_channels} channels; expected 3 (RGB)")
     if data_set != "imagenet":
         given = (("--preprocess torchvision", pipeline == "torchvision"), ("--crop", crop), ("--ten-crop", ten_crop))
         for option, is_given in given:
             if is_given:
-                raise CommandError(
+                raise DataError(
                     f"{option} is for ImageNet's networks, and this is one for {data_set.upper()}, which takes images "
                     "as they are; leave the option out"
                 )
         return get_preprocess(data_set), {"pipeline": data_set}
     crop = CROP if crop is None else crop
     if crop not in RESIZE:
-        raise CommandError(f"--crop {crop}: expected {' or '.join(map(str, RESIZE))}")
+        raise DataError(f"--crop {crop}: expected {' or '.join(map(str, RESIZE))}")
     described = {"pipeline": pipeline, "resize": RESIZE[crop], "crop": crop, "ten_crop": ten_crop}
     if pipeline == "torchvision":
         return TorchvisionPreprocess(RESIZE[crop], crop, ten_crop=ten_crop), described

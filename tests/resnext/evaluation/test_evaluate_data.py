@@ -10,15 +10,16 @@ import pytest
 import webdataset
 
 from resnext.classes import wordnet_ids
-from resnext.cli.command_line import CommandError
-from resnext.evaluation import data as evaluation_data
+from resnext.evaluation import DataError
 from resnext.evaluation.batches import load
 from resnext.evaluation.data import Tars, open_data
 from resnext.evaluation.labels import Outputs
+from resnext.images import EXTENSIONS
 from resnext.preprocess import get_preprocess
 from tests.resnext.evaluation.conftest import CIFAR_NAMES
 from tests.resnext.evaluation.labelled import LabelledSet, evaluate, make_images, read_report
 
+NO_IMAGE = "expected an image that Pillow reads (JPEG, PNG, …), got something else"
 TEN = Outputs.of("cifar10", 10)
 
 
@@ -102,7 +103,7 @@ def test_images_in_shards_that_cannot_be_read_are_named(labelled, tmp_path):
     )
     report = read_report(tmp_path / "report.json")
     assert (report["images"], report["top1_wrong"]) == (2, 1)
-    reason = "not an image that Pillow reads"
+    reason = NO_IMAGE
     assert report["unreadable"]["images"] == [{"image": "a.tar/x/2.png", "reason": reason}]
 
 
@@ -140,7 +141,7 @@ REFUSED_SHARDS = [
         lambda tmp_path, labelled: without(tmp_path, png=b"x"),
         ("none of 1 images", "odd.tar/7.png: a sample of png;", "its label, cls"),
     ),
-    (lambda tmp_path, labelled: without(tmp_path, cls=b"1"), ("odd.tar/7: a sample of cls;", "one image (jpg, ")),
+    (lambda tmp_path, labelled: without(tmp_path, cls=b"1"), ("odd.tar/7: a sample of cls;", "one image (avif, ")),
     (lambda tmp_path, labelled: without(tmp_path, cls=b"12", png=b""), ("odd.tar/7.png: label '12'; ", "0 to 9")),
     (lambda tmp_path, labelled: "pipe:exit 3", ("pipe:exit 3: the command failed with exit status 3",)),
     (lambda tmp_path, labelled: f"pipe:cat {labelled.tars}/val-000.tar; exit 3", ("exit status 3",)),
@@ -186,7 +187,7 @@ def test_samples_without_an_image_and_its_label_are_named(labelled, tmp_path, po
     assert evaluate(tmp_path / "a.tar", *options, "--output", tmp_path / "report.json") == 0
     report = read_report(tmp_path / "report.json")
     assert (report["images"], report["top1_wrong"], report["top5_wrong"]) == (images, wrong, wrong)
-    expected = f"; expected one image ({', '.join(kind[1:] for kind in evaluation_data.EXTENSIONS)}) and its label, cls"
+    expected = f"; expected one image ({', '.join(kind[1:] for kind in EXTENSIONS)}) and its label, cls"
     assert {entry["image"]: entry["reason"] for entry in report["unreadable"]["images"]} == {
         "a.tar/1.png": "label '12'; the network takes 0 to 9, or the name of one of its classes",
         "a.tar/2.png": f"a sample of png{expected}",
@@ -226,7 +227,7 @@ def test_a_worker_that_dies_is_one_line(labelled):
         os._exit(1)
 
     source = open_data(str(labelled.data), TEN, 8)
-    with pytest.raises(CommandError, match=r"reading images failed.*--workers 0"):
+    with pytest.raises(DataError, match=r"reading images failed.*--workers 0"):
         list(load(source, [0], die, workers=1, pin=False))
 
 

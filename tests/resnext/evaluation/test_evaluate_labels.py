@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from resnext.classes import class_names, wordnet_ids
-from resnext.cli.command_line import CommandError
+from resnext.evaluation import DataError
 from resnext.evaluation.counts import Counts, Errors, Unreadable
 from resnext.evaluation.labels import Outputs, match_folders, match_label
 from resnext.evaluation.report import wilson_interval
@@ -41,7 +41,7 @@ def test_wordnet_ids_are_names_like_others_for_a_network_of_other_classes():
     ],
 )
 def test_folders_that_do_not_fit_are_refused_with_both_counts(folders, outputs, parts):
-    with pytest.raises(CommandError) as caught:
+    with pytest.raises(DataError) as caught:
         match_folders(folders, outputs, "data")
     for part in parts:
         assert part in str(caught.value)

@@ -1,6 +1,7 @@
 """Images by file, folder and URL, and everything that is wrong with them."""
 
 import os
+import re
 import socket
 import sys
 import warnings
@@ -8,7 +9,7 @@ import warnings
 import pytest
 from PIL import Image
 
-from resnext.cli.images import MAX_DOWNLOAD, ImageError, find_images, read_image
+from resnext.images import MAX_DOWNLOAD, ImageError, find_images, read_image
 from resnext.weights.transport import Patience
 
 IMPATIENT = Patience(connect=2, read=0.4, retries=1, backoff=0.01)
@@ -33,7 +34,7 @@ def test_folders_stand_for_the_image_files_inside(tmp_path):
     touch(tmp_path, ".hidden.png", ".thumbnails/a.png", "b/._z.jpg")
     images = find_images([str(tmp_path / "note.txt"), str(tmp_path), "https://host/a.jpg"])
     inside = [os.path.relpath(path, tmp_path) for path in images[:-1]]
-    assert inside == ["note.txt", "a.tiff", "b/a.png", "b/c/d/e.webp", "b/z.JPG", "b.bmp"]  # a named file may be any
+    assert inside == ["note.txt", "a.tiff", "b.bmp", "b/a.png", "b/z.JPG", "b/c/d/e.webp"]  # a named file may be any
     assert images[-1] == "https://host/a.jpg"
 
 
@@ -43,6 +44,26 @@ def test_links_are_followed_and_never_in_circles(tmp_path):
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "photos")
     images = find_images([str(tmp_path / "photos")])
     assert [os.path.relpath(path, tmp_path / "photos") for path in images] == ["b.png", "linked/a.png"]
+
+
+@pytest.fixture
+def special(tmp_path):
+    """A FIFO and a socket, named like images, beside a link to a device."""
+    os.mkfifo(tmp_path / "fifo.png")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.png"))
+        (tmp_path / "device.png").symlink_to("/dev/zero")
+        yield tmp_path
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device"])
+def test_what_is_not_a_regular_file_is_named_and_never_opened(special, kind):
+    path = str(special / f"{kind}.png")
+    assert path in find_images([str(special)])
+    message = f"{path}: expected a regular file, got a {kind}"
+    with pytest.raises(ImageError, match=re.compile(f"^{message}$", re.IGNORECASE)):
+        read_image(path)
 
 
 def test_what_names_no_image_is_told_in_its_place(tmp_path, monkeypatch):
@@ -155,7 +176,7 @@ def test_urls_that_are_refused(url, message):
     ],
 )  # fmt: skip
 def test_errors_of_connections_name_no_class(monkeypatch, said, plain):
-    monkeypatch.setattr("resnext.cli.images.reason", lambda error: said)
+    monkeypatch.setattr("resnext.images.innermost", lambda error: said)
     with pytest.raises(ImageError) as caught:
         read_image("https://example.com/a.png", patience=IMPATIENT)
     assert caught.value.problem == plain
@@ -183,7 +204,7 @@ def test_what_a_server_does_wrong(png, server, site, monkeypatch):
 @pytest.mark.parametrize("stated", [True, False])
 def test_no_endless_download(server, monkeypatch, stated):
     server.body = bytes(2**20 + 1)
-    monkeypatch.setattr("resnext.cli.images.MAX_DOWNLOAD", 2**20)
+    monkeypatch.setattr("resnext.images.MAX_DOWNLOAD", 2**20)
     if not stated:
         chunked = server.broken(after=2**20 + 1)
 

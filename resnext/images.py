@@ -1,0 +1,196 @@
+"""Images: which files are images, where they lie, and how one is read. Needs Pillow; URLs need requests."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import stat
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from resnext.weights.files import foreign
+from resnext.weights.transport import PATIENCE, DownloadError, Patience, check_url, open_session
+from resnext.weights.transport import reason as innermost
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# The files of a folder that are taken for images: torchvision's ImageFolder has these but the first and the fourth.
+EXTENSIONS = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+MAX_DOWNLOAD = 64 * 2**20  # bytes; photographs have a few million
+_CHUNK = 2**16
+_KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+# how urllib3 begins what it says of a connection, in all its versions
+_CONNECTION = re.compile(r"<?[\w.]*HTTPS?Connection(Pool)?(\([^)]*\)| object)( at \w+)?>?[:,] ?")
+
+
+class ImageError(ValueError):
+    """An image that cannot be used: which one (`source`), and what is wrong with it (`problem`)."""
+
+    def __init__(self, source: str, problem: str) -> None:
+        super().__init__(source, problem)
+        self.source, self.problem = source, problem
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.problem}"
+
+
+def walk_images(folder: str | os.PathLike[str], unreadable: Callable[[OSError], object]) -> Iterator[Path]:
+    """The image files in a folder and its subfolders, in the order of torchvision's ImageFolder.
+
+    Hidden files and folders are left out. Links are followed, but no folder is entered twice, and none that `folder`
+    lies in. `unreadable` is called with the error of each folder that cannot be read. What is not a regular file is
+    listed like one; `open_file` refuses it.
+    """
+    above = [*Path(os.path.abspath(folder)).parents, *Path(os.path.realpath(folder)).parents]
+    entered = {os.path.realpath(parent) for parent in above}
+    found = []
+    for root, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        if (real := os.path.realpath(root)) in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found.append((root, [name for name in files if _is_image(name)]))
+    for root, files in sorted(found):
+        yield from (Path(root, name) for name in sorted(files))
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def find_images(arguments: Sequence[str]) -> list[str | ImageError]:
+    """The images that the arguments name, in their order, and an error in the place of what is not there.
+
+    A folder stands for all image files in it and its subfolders. A file that is named may have any extension. Anything
+    with `://` in it is a URL, which `read_image` fetches.
+    """
+    found: list[str | ImageError] = []
+
+    def unreadable(error: OSError) -> None:
+        found.append(ImageError(str(error.filename), f"cannot be read: {error.strerror}"))
+
+    for argument in arguments:
+        if os.path.isdir(argument):
+            inside = list(map(str, walk_images(argument, unreadable)))
+            found += inside or [ImageError(argument, f"no image files inside ({', '.join(EXTENSIONS)})")]
+        elif is_url(argument) or os.path.exists(argument):
+            found.append(argument)
+        else:
+            found.append(ImageError(argument, "no such file or folder"))
+    return found
+
+
+def is_url(source: str) -> bool:
+    """Whether a source is taken for a URL."""
+    return "://" in source
+
+
+def local_path(source: str) -> Path | None:
+    """The file that a source names; None for one on a server."""
+    if not is_url(source):
+        return Path(source)
+    parts = urlsplit(source)
+    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file, opened for reading. Raises OSError.
+
+    Raises ValueError for a FIFO, a socket or a device without opening it: opening one can block for ever.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"expected a regular file, got a {_KINDS.get(stat.S_IFMT(mode), 'special file')}")
+    return open(path, "rb")
+
+
+def decode(file: BinaryIO) -> Image:
+    """The image in an open file; of several frames the first.
+
+    Raises ValueError that says what is wrong with it, and MemoryError.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    head = file.read(256)
+    if looks := foreign(head) or ("an empty file" if not head else None):
+        raise ValueError(f"expected an image, got {looks}")
+    file.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd EXIF data, and of sizes that Pillow finds suspicious but reads
+        try:
+            image = Image.open(file)
+            image.load()
+        except UnidentifiedImageError:
+            raise ValueError("expected an image that Pillow reads (JPEG, PNG, …), got something else") from None
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged image raises whatever it likes
+            raise ValueError(f"cannot be read: {error or type(error).__name__}") from None
+    return image
+
+
+def reason(error: BaseException) -> str:
+    """An error as one line that names no path: the same words for the same error on every machine."""
+    if isinstance(error, MemoryError):
+        return "too large for this machine's memory"
+    text = f"cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+    return next(iter(text.strip().splitlines()), type(error).__name__)
+
+
+def read_image(source: str, *, patience: Patience = PATIENCE) -> Image:
+    """The image in a file or behind a URL, decoded. Raises ImageError."""
+    try:
+        with _open(source, patience) as file:
+            return decode(file)
+    except DownloadError as error:
+        raise ImageError(source, str(error).replace(f"refused {source}: ", "refused: ")) from None
+    except (ValueError, OSError, MemoryError) as error:
+        raise ImageError(source, reason(error)) from None
+
+
+def _open(source: str, patience: Patience) -> BinaryIO:
+    if is_url(source):
+        check_url(source)
+    path = local_path(source)
+    return open_file(path) if path else io.BytesIO(_fetch(source, patience))
+
+
+def _fetch(url: str, patience: Patience) -> bytes:
+    if os.environ.get("RESNEXT_OFFLINE") == "1":
+        raise DownloadError("RESNEXT_OFFLINE=1 forbids to download")
+    try:
+        import requests
+    except ImportError:
+        raise DownloadError("downloading needs requests: pip install requests") from None
+    try:
+        with (
+            open_session(patience) as session,
+            session.get(url, stream=True, timeout=patience.timeout) as response,
+        ):
+            if response.status_code != 200:
+                raise DownloadError(f"HTTP status {response.status_code} {response.reason}")
+            length = response.headers.get("Content-Length", "")
+            body = bytearray()
+            for chunk in response.iter_content(_CHUNK):
+                body += chunk
+                if len(body) > MAX_DOWNLOAD or (length.isdigit() and int(length) > MAX_DOWNLOAD):
+                    raise DownloadError(f"expected an image of at most {MAX_DOWNLOAD >> 20} MiB, the server has more")
+            return bytes(body)
+    except requests.RequestException as error:
+        raise DownloadError(_without_connection(innermost(error))) from None
+
+
+def _without_connection(text: str) -> str:
+    """What urllib3 says of a connection, without naming its classes and their addresses in memory."""
+    text = _CONNECTION.sub("", text)
+    return text[2:-2] if text.startswith("('") else text  # some of its errors are pairs: connection, text
