@@ -92,7 +92,7 @@ def _fail(message: object, status: int = 2) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from resnext.weights.transport import check_url
+    from resnext.weights.download import check_url
     from resnext.zoo import parse_name
 
     arch, form = parse_name(options.arch) if options.arch else (None, None)

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from conversion.artifact import Artifact
 from resnext.weights import records
-from resnext.weights.transport import check_url
+from resnext.weights.download import check_url
 
 
 def publish(built: Artifact, base_url: str) -> str:
@@ -25,7 +25,8 @@ def publish(built: Artifact, base_url: str) -> str:
     stated = content[arch]["torch7"]["sha256"]
     if stated not in (None, source["sha256"]):
         raise ValueError(f"{source['name']} has SHA-256 {source['sha256']}, the record says {stated}")
-    url = check_url(f"{base_url.rstrip('/')}/{quote(file['name'])}")
+    url = f"{base_url.rstrip('/')}/{quote(file['name'])}"
+    check_url(url)
     content[arch]["torch7"]["sha256"] = source["sha256"]
     content[arch]["hosted"] = {
         "file": file["name"],

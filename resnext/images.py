@@ -11,12 +11,19 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
+from resnext.weights import environment
+from resnext.weights.download import (
+    DEFAULT_PATIENCE,
+    DownloadError,
+    Patience,
+    check_url,
+    is_url,
+    local_path,
+    open_session,
+)
+from resnext.weights.download import reason as innermost
 from resnext.weights.files import foreign
-from resnext.weights.transport import PATIENCE, DownloadError, Patience, check_url, open_session
-from resnext.weights.transport import reason as innermost
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -88,19 +95,6 @@ def find_images(arguments: Sequence[str]) -> list[str | ImageError]:
     return found
 
 
-def is_url(source: str) -> bool:
-    """Whether a source is taken for a URL."""
-    return "://" in source
-
-
-def local_path(source: str) -> Path | None:
-    """The file that a source names; None for one on a server."""
-    if not is_url(source):
-        return Path(source)
-    parts = urlsplit(source)
-    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
-
-
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     """A regular file, opened for reading. Raises OSError.
 
@@ -147,7 +141,7 @@ def reason(error: BaseException) -> str:
     return next(iter(text.strip().splitlines()), type(error).__name__)
 
 
-def read_image(source: str, *, patience: Patience = PATIENCE) -> Image:
+def read_image(source: str, *, patience: Patience = DEFAULT_PATIENCE) -> Image:
     """The image in a file or behind a URL, decoded. Raises ImageError."""
     try:
         with _open(source, patience) as file:
@@ -166,7 +160,7 @@ def _open(source: str, patience: Patience) -> BinaryIO:
 
 
 def _fetch(url: str, patience: Patience) -> bytes:
-    if os.environ.get("RESNEXT_OFFLINE") == "1":
+    if environment.offline():
         raise DownloadError("RESNEXT_OFFLINE=1 forbids to download")
     try:
         import requests

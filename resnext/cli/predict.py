@@ -20,9 +20,10 @@ from resnext.classes import output_ids, output_names
 from resnext.cli.command_line import CommandError, Parser, add_model_options, load_model
 from resnext.cli.plot import BARS, MAX_ROWS, Row, save
 from resnext.explain import map_features
-from resnext.images import ImageError, find_images, is_url, local_path, read_image
+from resnext.images import ImageError, find_images, read_image
 from resnext.model import ResNeXt
 from resnext.preprocess import SETTINGS, CifarPreprocess, get_preprocess
+from resnext.weights.download import is_url, local_path
 
 _TOP = 5
 _PIXELS_AT_ONCE = 16 * 224 * 224  # that go through the network together

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from resnext.weights.records import Record
+from resnext.weights.records import Record, read_json
 
 
 def cache_dir() -> Path:
@@ -29,7 +27,7 @@ def find_cached(record: Record, tried: list[str]) -> Path | None:
     if record.hosted is not None and _has_size(folder / record.hosted.file, record.hosted.size, tried):
         return folder / record.hosted.file
     for sidecar in sorted(folder.glob(f"{record.architecture}_typeC-*.json")):
-        built = _read_sidecar(sidecar)
+        built = read_json(sidecar) or {}
         if built.get("source", {}).get("name") != record.torch7.file:
             continue  # somebody's own checkpoint of the same architecture
         expected = record.torch7.sha256 or read_digest(folder / f"{record.torch7.file}.sha256")
@@ -50,7 +48,7 @@ def verify_cached(record: Record, path: Path) -> str | None:
     if hosted is not None and hosted.file == path.name:
         stated = hosted.sha256
     else:
-        stated = _read_sidecar(path.with_suffix(".json"))["file"]["sha256"]
+        stated = (read_json(path.with_suffix(".json")) or {})["file"]["sha256"]
     got = sha256_of(path)
     return None if got == stated else f"expected SHA-256 {stated}, got {got}"
 
@@ -63,14 +61,6 @@ def _has_size(path: Path, size: int | None, tried: list[str]) -> bool:
     if got != size:
         tried.append(f"{path}: {got} bytes in the cache, expected {size}")
     return got == size
-
-
-def _read_sidecar(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def read_digest(path: Path) -> str | None:

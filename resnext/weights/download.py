@@ -8,30 +8,139 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib.util
+import ipaddress
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from resnext.weights.files import foreign
-from resnext.weights.transport import PATIENCE, DownloadError, Patience, check_url, open_session, reason
+from resnext.weights.files import WeightsError, foreign
 
 if TYPE_CHECKING:
     import requests
 
 _CHUNK = 2**16  # what is lost when a connection stalls in the middle of one
+_STATUSES_TO_RETRY = (408, 429, *range(500, 600))
 
 
-def check_name(name: str) -> str:
-    """A file name that stays in its folder. Raises DownloadError for anything with a path in it."""
-    if not name or name in (".", "..") or any(c in name for c in "/\\\0:"):
+class DownloadError(WeightsError):
+    """A file that could not be obtained. Says which URL, what was expected and what came."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait and how often to try again. Seconds; delays double from `backoff` on."""
+
+    connect: float = 10.0
+    read: float = 30.0  # without a single byte
+    retries: int = 4
+    backoff: float = 0.3  # so that a machine without a network hears of it within seconds
+    longest_wait: float = 120.0  # of what a server's Retry-After may ask for
+
+    @property
+    def timeout(self) -> tuple[float, float]:
+        """As requests takes it."""
+        return self.connect, self.read
+
+
+DEFAULT_PATIENCE = Patience()
+
+
+def is_url(text: object) -> bool:
+    """Whether a text is meant as a URL rather than as a path: it starts with `scheme://`."""
+    return isinstance(text, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
+
+
+def check_url(url: str) -> None:
+    """Raise DownloadError unless a URL may be fetched: https, file, or http to this machine only."""
+    shown = url if url.isprintable() else repr(url)
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise DownloadError(f"refused {shown}: {error}") from None
+    path = url2pathname(parts.path) if parts.scheme == "file" else ""
+    if not (url + path).isprintable():
+        raise DownloadError(f"refused {shown}: it has characters that no URL has")
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise DownloadError(f"refused {shown}: http is not safe against tampering; use https (http is for loopback)")
+    if parts.scheme == "file" and host not in ("", "localhost"):
+        raise DownloadError(f"refused {shown}: a file of another machine; expected file:///path")
+    if parts.scheme not in ("http", "https", "file"):
+        raise DownloadError(f"refused {shown}: expected https://, file:// or http:// to loopback")
+    if parts.scheme == "https" and not host:
+        raise DownloadError(f"refused {shown}: it names no server")
+
+
+def local_path(place: str) -> Path | None:
+    """The file on this machine that a path or a `file://` URL names; None for any other URL."""
+    if not is_url(place):
+        return Path(place)
+    parts = urlsplit(place)
+    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def open_session(patience: Patience) -> requests.Session:
+    """A session that retries as `patience` says, and fetches nothing that `check_url` refuses. Needs requests."""
+    import requests
+    from requests.adapters import HTTPAdapter
+    from urllib3.util import Retry
+
+    class BoundedRetry(Retry):
+        def get_retry_after(self, response: Any) -> float | None:
+            wait = super().get_retry_after(response)
+            return None if wait is None else min(wait, patience.longest_wait)
+
+    class LoopbackAdapter(HTTPAdapter):
+        def send(self, request: requests.PreparedRequest, *arguments: Any, **options: Any) -> requests.Response:
+            check_url(request.url or "")  # of a redirect as well
+            return super().send(request, *arguments, **options)
+
+    retry = BoundedRetry(
+        total=patience.retries,
+        backoff_factor=patience.backoff,
+        status_forcelist=_STATUSES_TO_RETRY,
+        raise_on_status=False,
+    )
+    session = requests.Session()
+    session.headers["Accept-Encoding"] = "identity"  # a range of a compressed body is of no use
+    session.mount("https://", HTTPAdapter(max_retries=retry))
+    session.mount("http://", LoopbackAdapter(max_retries=retry))
+    return session
+
+
+def reason(error: BaseException) -> str:
+    """The innermost cause in one line; the chain of wrappers around it says the same at length."""
+    while True:
+        inner = getattr(error, "reason", None) or next((a for a in error.args if isinstance(a, BaseException)), None)
+        if not isinstance(inner, BaseException):
+            return " ".join(str(error).split()) or type(error).__name__
+        error = inner
+
+
+def check_name(name: str) -> None:
+    """Raise DownloadError unless a file name is plain: no path, not hidden, nothing that does not print."""
+    if not is_plain(name):
         raise DownloadError(f"refused the file name {name!r}: expected a plain name without path separators")
-    return name
+
+
+def is_plain(name: object) -> bool:
+    """Whether this is a file name that stays in its folder."""
+    return isinstance(name, str) and name.isprintable() and re.fullmatch(r"[^/\\:.][^/\\:]*", name) is not None
 
 
 def sha256_of(path: Path) -> str:
@@ -50,7 +159,7 @@ def download(
     sha256: str | None = None,
     size: int | None = None,
     progress: bool = True,
-    patience: Patience = PATIENCE,
+    patience: Patience = DEFAULT_PATIENCE,
 ) -> str:
     """Fetch `target` from the first of `urls` that gives it, and return its SHA-256.
 
@@ -68,7 +177,9 @@ def download(
     Raises DownloadError with what each URL gave, and OSError for trouble with the disk.
     """
     check_name(target.name)
-    if any(urlsplit(check_url(url)).scheme != "file" for url in urls) and importlib.util.find_spec("requests") is None:
+    for url in urls:
+        check_url(url)
+    if any(local_path(url) is None for url in urls) and importlib.util.find_spec("requests") is None:
         raise DownloadError("downloading needs requests: pip install requests")
     failures = []
     for url in urls:
@@ -109,8 +220,8 @@ class _Transfer:
         """Fill the partial file."""
         if self.size is not None:
             self._need_space(self.size)
-        if urlsplit(self.url).scheme == "file":
-            self._copy()
+        if path := local_path(self.url):
+            self._copy(path)
             return
         with open_session(self.patience) as session:
             best, failures, delay = self._bytes_there(), 0, self.patience.backoff
@@ -182,8 +293,7 @@ class _Transfer:
             if total is not None and file.tell() < total:
                 raise _InterruptedError(f"the connection ended at {file.tell()} of {total} bytes")
 
-    def _copy(self) -> None:
-        source = Path(url2pathname(urlsplit(self.url).path))
+    def _copy(self, source: Path) -> None:
         if not source.is_file():
             raise DownloadError("no such file")
         try:

@@ -39,15 +39,15 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             head = file.read(64)
     except OSError as error:
         raise WeightsError(f"{shown}: cannot be read: {error.strerror or error}") from None
-    if head.startswith(b"PK\x03\x04") or head[:1] == b"\x80":
-        loaded = _read_pth(shown, mmap=head.startswith(b"PK"))
-    elif head[8:9] == b"{":
-        loaded = _read_safetensors(shown)
-    elif _looks_like_t7(head):
-        return _convert_t7(shown)
-    else:
-        looks = foreign(head) or (f"something that starts with {head[:8]!r}" if head else "an empty file")
-        raise WeightsError(f"{shown}: expected a .pth, .safetensors or Torch7 .t7 file, got {looks}")
+    match find_format(head):
+        case "pth":
+            loaded = _read_pth(shown, mmap=head.startswith(b"PK"))
+        case "safetensors":
+            loaded = _read_safetensors(shown)
+        case "t7":
+            return _convert_t7(shown)
+        case _:
+            raise WeightsError(f"{shown}: expected a .pth, .safetensors or Torch7 .t7 file, got {describe(head)}")
     return _plain_state_dict(shown, loaded)
 
 
@@ -73,9 +73,16 @@ def _read_safetensors(path: str) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: expected a whole .safetensors file, but: {error}") from None
 
 
-def _looks_like_t7(head: bytes) -> bool:
-    """A table or an object as root: type 3 or 4 as int32 in either byte order, or as a line of text."""
-    return head[:4] in (b"\3\0\0\0", b"\4\0\0\0", b"\0\0\0\3", b"\0\0\0\4") or head[:2] in (b"3\n", b"4\n")
+def find_format(head: bytes) -> str | None:
+    """`pth`, `safetensors` or `t7`, by the first 64 bytes of a file; None for anything else."""
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        return "pth"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 10**8:  # the longest header that safetensors reads
+        return "safetensors"
+    # a table or an object as root: type 3 or 4 as int32 in either byte order, or as a line of text
+    if head.startswith((b"\3\0\0\0", b"\4\0\0\0", b"\0\0\0\3", b"\0\0\0\4", b"3\n", b"4\n")):
+        return "t7"
+    return None
 
 
 @contextmanager
@@ -104,6 +111,11 @@ def _convert_t7(path: str) -> dict[str, Tensor]:
             f"{path}: {'; '.join(conversion.notes)}", stacklevel=6
         )  # whoever called create or from_checkpoint
     return conversion.state_dict
+
+
+def describe(head: bytes) -> str:
+    """What a file that is none of weights is, as far as its first bytes tell."""
+    return foreign(head) or (f"something that starts with {head[:8]!r}" if head else "an empty file")
 
 
 def foreign(head: bytes) -> str | None:

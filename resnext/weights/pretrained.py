@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from resnext.weights import environment
 from resnext.weights.cache import cache_dir, find_cached, locked, read_digest
+from resnext.weights.download import DownloadError, check_name, check_url, download, sha256_of
 from resnext.weights.files import WeightsError, repository_on_path
 from resnext.weights.records import Record, get_record
-from resnext.weights.transport import DownloadError, check_url
 
 
 def resolve_pretrained(architecture: str, *, progress: bool = True) -> Path:
@@ -33,7 +34,7 @@ def resolve_pretrained(architecture: str, *, progress: bool = True) -> Path:
     if cached is not None:
         return cached
     tried = tried or [f"nothing in the cache ({cache_dir()})"]
-    if os.environ.get("RESNEXT_OFFLINE") == "1":
+    if environment.offline():
         tried.append("RESNEXT_OFFLINE=1 forbids to download")
         raise _failed(record, tried, "unset it, or copy the file into the cache")
     try:
@@ -46,8 +47,6 @@ def resolve_pretrained(architecture: str, *, progress: bool = True) -> Path:
 
 
 def _obtain(record: Record, progress: bool, tried: list[str]) -> Path:
-    from resnext.weights.download import download
-
     hosted = record.hosted
     if hosted is None:
         return _convert(record, progress, tried)
@@ -94,8 +93,6 @@ def torch7_file(record: Record, *, progress: bool = True) -> Iterator[tuple[Path
     What was downloaded for this is deleted afterwards unless `RESNEXT_KEEP_T7=1`. Where no digest was published, that
     of the first file that converts is printed, kept beside it, and expected ever after. Raises DownloadError.
     """
-    from resnext.weights.download import download, sha256_of
-
     source = record.torch7
     path = cache_dir() / source.file
     seen = path.with_name(path.name + ".sha256")
@@ -103,7 +100,7 @@ def torch7_file(record: Record, *, progress: bool = True) -> Iterator[tuple[Path
     sha256 = sha256_of(path) if path.is_file() else None
     downloaded = sha256 is None or sha256 != (expected or sha256)
     if downloaded:
-        if os.environ.get("RESNEXT_OFFLINE") == "1":
+        if environment.offline():
             raise DownloadError(f"{path} is not there, and RESNEXT_OFFLINE=1 forbids to download")
         try:
             sha256 = download(with_mirrors(source.file, source.urls), path, sha256=expected, progress=progress)
@@ -123,7 +120,7 @@ def torch7_file(record: Record, *, progress: bool = True) -> Iterator[tuple[Path
         temporary.write_text(f"{sha256}  {source.file}\n", encoding="utf-8")
         os.replace(temporary, seen)
         _say(f"SHA-256 of {source.file} as first seen, and expected from now on: {sha256}")
-    if downloaded and os.environ.get("RESNEXT_KEEP_T7") != "1":
+    if downloaded and not environment.keep_t7():
         path.unlink()
 
 
@@ -133,15 +130,15 @@ def fetch(url: str, *, progress: bool = True) -> Path:
     A digest in the name (`-1a2b3c4d.pth`, as torch.hub's `check_hash` reads it) is checked; files without one are kept
     apart by their URL.
     """
-    from resnext.weights.download import check_name, download
-
     try:
-        name = check_name(unquote(urlsplit(check_url(url)).path.rpartition("/")[2]))
+        check_url(url)
+        name = unquote(urlsplit(url).path.rpartition("/")[2])
+        check_name(name)
         digest = re.search(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.\w+$", name)  # digits alone are rather a date
         key = hashlib.sha256(url.encode()).hexdigest()[:16]
         target = cache_dir() / name if digest else cache_dir() / key / name
         if not target.exists():
-            if os.environ.get("RESNEXT_OFFLINE") == "1":
+            if environment.offline():
                 raise WeightsError(f"{url}: {name} is not in the cache, and RESNEXT_OFFLINE=1 forbids to download")
             with locked(key):
                 target.parent.mkdir(exist_ok=True)
@@ -156,8 +153,7 @@ def fetch(url: str, *, progress: bool = True) -> Path:
 
 def with_mirrors(file: str, urls: tuple[str, ...]) -> list[str]:
     """Where to look for a file: every base URL of `RESNEXT_MIRROR` (comma-separated), then the record's own URLs."""
-    bases = [base.strip() for base in os.environ.get("RESNEXT_MIRROR", "").split(",")]
-    return [check_url(f"{base.rstrip('/')}/{quote(file)}") for base in bases if base] + list(urls)
+    return [f"{base.rstrip('/')}/{quote(file)}" for base in environment.mirrors()] + list(urls)
 
 
 def _failed(record: Record, tried: list[str], next_step: str) -> WeightsError:

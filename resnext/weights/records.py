@@ -12,6 +12,7 @@ from typing import Any
 from resnext.weights.files import WeightsError
 
 RECORDS = Path(__file__).with_name("weights.json")
+_LARGEST = 2**26  # bytes of JSON that are read
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,19 @@ class Record:
     preprocessing: str
     license: str
     license_url: str
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is no file, or anything else is in it."""
+    try:
+        if not path.is_file():
+            return None  # a pipe would keep us waiting
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+        content = json.loads(data.decode("utf-8")) if len(data) <= _LARGEST else None
+    except (OSError, ValueError, RecursionError):  # a ValueError: not UTF-8, no JSON, or a path with a null character
+        return None
+    return content if isinstance(content, dict) else None
 
 
 @functools.cache

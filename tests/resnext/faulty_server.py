@@ -7,8 +7,7 @@ import time
 import pytest
 from werkzeug import Response
 
-from resnext.weights.download import download
-from resnext.weights.transport import DownloadError, Patience
+from resnext.weights.download import DownloadError, Patience, download
 
 BODY = random.Random(0).randbytes(3 * 2**20 + 17)
 SHA256 = hashlib.sha256(BODY).hexdigest()

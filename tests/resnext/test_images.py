@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from resnext.images import MAX_DOWNLOAD, ImageError, find_images, read_image
-from resnext.weights.transport import Patience
+from resnext.weights.download import Patience
 
 IMPATIENT = Patience(connect=2, read=0.4, retries=1, backoff=0.01)
 
