@@ -10,6 +10,17 @@ from conversion.t7.objects import (
     TorchObject,
     walk,
 )
-from conversion.t7.reader import load
+from conversion.t7.reader import load, load_with_notes
 
-__all__ = ["LuaFunction", "MissingFieldError", "Storage", "T7Error", "Table", "Tensor", "TorchObject", "load", "walk"]
+__all__ = [
+    "LuaFunction",
+    "MissingFieldError",
+    "Storage",
+    "T7Error",
+    "Table",
+    "Tensor",
+    "TorchObject",
+    "load",
+    "load_with_notes",
+    "walk",
+]

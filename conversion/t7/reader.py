@@ -54,26 +54,31 @@ _EXACT_INT = 2.0**53
 def load(path: str | os.PathLike[str]) -> Any:
     """The root object of a Torch7 file: binary in either byte order, longs of 8 or 4 bytes, or ascii.
 
-    Raises T7Error, with path, byte offset, object path and cause, for whatever cannot be read as such.
+    Of several objects one after the other it is the first. Raises T7Error, with path, byte offset, object path and
+    cause, for whatever cannot be read.
     """
+    return load_with_notes(path)[0]
+
+
+def load_with_notes(path: str | os.PathLike[str]) -> tuple[Any, list[str]]:
+    """The root object, and what was left out, for people to read (an object's `source.notes` too). See `load`."""
     shown = os.fsdecode(path)
     try:
-        status = os.stat(shown)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(os.stat(shown).st_mode):
             raise T7Error("expected a file, got a directory or a device", path=shown)
         with open(shown, "rb") as file:
             source = Source(shown, os.path.abspath(shown), Source.identify(os.fstat(file.fileno())))
             try:
-                return _read(file, source)
+                return _read(file, source), source.notes
             except T7Error as error:
                 cause, offset, object_path = error.cause, error.offset, error.object_path
             # raised here, not in the handler: a chained error would keep alive all that was read
             raise T7Error(cause, path=shown, offset=offset, object_path=object_path)
     except OSError as error:
         raise T7Error(f"cannot be read: {error.strerror or error}", path=shown) from None
+    except T7Error:
+        raise
     except ValueError as error:  # a NUL in the path
-        if isinstance(error, T7Error):
-            raise
         raise T7Error(f"not a path: {error}", path=repr(shown)) from None
 
 
@@ -104,27 +109,54 @@ class _ObjectReader(torchfile.T7Reader):
     """Reads objects, with every count, index and reference checked. The primitives come from an encoding."""
 
     item: int
+    position: int
 
     def read_file(self, source: Source) -> Any:
         self.source = source
-        source.expanded = 0
         self.objects: dict[int, tuple[int, Any]] = {}  # index -> type in the file, object
-        self.trail: list[object] = []  # keys from the root to the object being read
         self.values = self.string_bytes = self.tensors = 0
+        source.expanded = 0
+        root, expanded = self._read_root(), source.expanded
+        if self.position != self.size:
+            self._check_further_roots()
+        source.expanded = expanded
+        return root
+
+    def _read_root(self) -> Any:
+        self.trail: list[object] = []  # keys from the root to the object being read
         try:
-            root = self.read_obj(None, None)
+            return self.read_obj(None, None)
         except T7Error as error:
             path = error.object_path or join_path(self.trail)
             raise T7Error(error.cause, offset=error.offset, object_path=path) from None
         except RecursionError:
             cause = f"nested too deep for Python's recursion limit, at depth {len(self.trail)}"
             raise T7Error(cause, offset=self.item, object_path=join_path(self.trail)) from None
-        if self.position != self.size:
-            raise T7Error(
-                f"{self.size - self.position} bytes are left after the root object; expected none",
-                offset=self.position,
-            )
-        return root
+
+    def _check_further_roots(self) -> None:
+        """What follows the root must be whole objects, which Lua's torch.load leaves unread.
+
+        Their indices go on counting where `writeObject` was called again, and start again where files were joined.
+        They count against the limits as the root does.
+        """
+        end, size, causes = self.position, self.size - self.position, []
+        for objects in (self.objects, {}):
+            self.f.seek(end)
+            self.position, self.objects = end, objects
+            try:
+                while self.position < self.size:
+                    if self._read_root() is None:  # padding with zeros would look like this
+                        raise self.fail("got nil")
+            except T7Error as error:
+                causes.append(error.cause)
+            else:
+                note = (
+                    f"read the first object only, as Lua's torch.load does; left out: {size} bytes of further objects"
+                )
+                self.source.notes.append(note)
+                return
+        cause = f"{size} bytes are left after the root object; expected none, or whole objects: {causes[0]}"
+        raise T7Error(cause, offset=end)
 
     def read_obj(self, parent: Node | None, key: object) -> Any:
         if parent is not None:

@@ -2,17 +2,16 @@
 
 import random
 import struct
-import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from conversion import t7
+from tests.conftest import FIXTURES
 from tests.conversion.t7.t7_writer import write
 
-VARIANTS = sorted((Path(__file__).parents[2] / "fixtures" / "variants").glob("*.t7"))
+VARIANTS = sorted((FIXTURES / "variants").glob("*.t7"))
 EXTREMES = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 255, -1, -2, 2**31 - 1, -(2**31), 2**32, 2**40, 2**63 - 1, -(2**63)]
 
 
@@ -125,8 +124,6 @@ def test_a_damaged_file_is_read_or_refused(tmp_path):
         seeded, data = random.Random(f"7 {source.stem}"), source.read_bytes()
         for _ in range(40):
             path = write(tmp_path, mutate(seeded, data))  # stays there if this fails
-            start = time.perf_counter()
             outcomes[outcome(path)] += 1
-            assert time.perf_counter() - start < 10
     assert outcomes["refused"] > 400, outcomes  # so that this is known to try something
     assert outcomes["read"] > 20, outcomes
