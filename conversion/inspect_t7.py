@@ -8,16 +8,17 @@ Exit status: 0 done, 2 the file cannot be read.
 from __future__ import annotations
 
 import argparse
-import os
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 if __name__ == "__main__":  # run as a script: this folder would shadow top-level modules of the same names
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from conversion.t7 import LuaFunction, Storage, T7Error, Table, Tensor, TorchObject, load, walk
+from conversion.t7 import LuaFunction, Storage, Table, Tensor, TorchObject, load_with_notes, walk
+from resnext.cli.command_line import Parser, one_line, run
 
 PARAMETERS = ("weight", "bias")
 # What a module keeps for training or from its last run; not part of what it computes.
@@ -26,21 +27,22 @@ SCRATCH = ("gradWeight", "gradBias", "gradInput", "output", "_type")
 
 def lines(root: Any) -> Iterator[str]:
     """The tree, a line for each object. What appeared before is pointed to, not repeated."""
-    seen: dict[Any, str] = {}
+    seen: dict[Any, str] = {}  # to where it appeared first, once that is asked for
     stack: list[tuple[int, str, Any]] = [(0, "", root)]
     while stack:
         depth, label, value = stack.pop()
-        indent = "  " * depth + (f"{label}: " if label else "")
+        text = f"{label}: " if label else ""
         if not isinstance(value, (Table, TorchObject)):
-            yield indent + _leaf(value)
-            continue
-        if value in seen:
-            yield f"{indent}{_title(value)}, the same as {seen[value] or 'the root'}"
-            continue
-        seen[value] = value.path
-        plain, nested = _sort(value)
-        yield f"{indent}{_title(value)}{' ' + ', '.join(plain) if plain else ''}"
-        stack += [(depth + 1, key, child) for key, child in reversed(nested)]
+            text += _leaf(value)
+        elif value in seen:
+            seen[value] = seen[value] or value.path or "the root"
+            text += f"{_title(value)}, the same as {seen[value]}"
+        else:
+            seen[value] = ""
+            plain, nested = _sort(value)
+            text += " ".join([_title(value), ", ".join(plain)])
+            stack += [(depth + 1, key, child) for key, child in reversed(nested)]
+        yield "  " * depth + one_line(text)
 
 
 def count_parameters(root: Any) -> tuple[int, int]:
@@ -55,15 +57,19 @@ def _sort(value: Table | TorchObject) -> tuple[list[str], list[tuple[str, Any]]]
     plain: list[str] = []
     nested: list[tuple[str, Any]] = []
     for key, child in value.items():
-        name = str(key) if not isinstance(key, bool) else str(key).lower()
+        name = _name(key)
         if isinstance(value, TorchObject) and name in SCRATCH:
             continue
         if isinstance(child, (Table, TorchObject)):
             inner = name == "modules" and isinstance(value, TorchObject) and isinstance(child, Table)
-            nested += [(str(k), v) for k, v in child.items()] if inner else [(name, child)]
+            nested += [(_name(k), v) for k, v in child.items()] if inner else [(name, child)]
         else:
             plain.append(f"{name}={_leaf(child)}")
     return plain, nested
+
+
+def _name(key: Any) -> str:
+    return key if isinstance(key, str) else f"<{_title(key)}>" if isinstance(key, (Table, TorchObject)) else _leaf(key)
 
 
 def _title(value: Table | TorchObject) -> str:
@@ -80,38 +86,29 @@ def _leaf(value: Any) -> str:
     if isinstance(value, str):
         shown = value if len(value) <= 60 else value[:57] + "..."
         return ascii(shown)
-    return (
-        {None: "nil", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
-    )
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        print(f"inspect_t7: {message} (see --help)", file=sys.stderr)
-        raise SystemExit(2)
+    if value is None or isinstance(value, bool):
+        return {None: "nil", True: "true", False: "false"}[value]
+    return str(value)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", help="a file that Torch7's torch.save wrote")
+    parser = Parser("inspect_t7", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="a file that Torch7's torch.save wrote")
     path = parser.parse_args(arguments).file
-    try:
-        root = load(path)
-    except T7Error as error:
-        print(f"inspect_t7: {error}", file=sys.stderr)
-        return 2
-    try:
-        for line in lines(root):
-            print(line)
-        modules, parameters = count_parameters(root)
-        print(f"{os.path.basename(path)}: {modules} modules with parameters, {parameters:,} parameters", flush=True)
-    except BrokenPipeError:  # piped into head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the flush at exit fail
-    except OSError as error:
-        print(f"inspect_t7: cannot print: {error.strerror}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 2
+    return run("inspect_t7", lambda: _print_tree(path))
+
+
+def _print_tree(path: Path) -> int:
+    root, notes = load_with_notes(path)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack some letters of a key
+        sys.stdout.reconfigure(errors="backslashreplace")
+    for line in lines(root):
+        print(line)
+    for note in notes:
+        print(f"note: {note}")
+    modules, parameters = count_parameters(root)
+    print(f"{one_line(path.name)}: {modules} modules with parameters, {parameters:,} parameters")
     return 0
 
 
