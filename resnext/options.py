@@ -40,7 +40,8 @@ def check_options(
         check_count("num_classes", num_classes, 0)
     given = {name: value for name, value in options.items() if not _is_default(name, value)}
     official = "pretrained=True" if pretrained else None
-    file = None if weights is None else f"weights={os.fspath(weights)!r}"
+    path = os.fspath(weights) if isinstance(weights, (str, os.PathLike)) else type(weights)
+    file = None if weights is None else f"weights={path!r}"
     features = "features_only=True" if given.get("features_only") else None
     classes = f"num_classes={num_classes}" if num_classes else None
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +14,7 @@ from resnext.architecture import IMAGENET_LAYERS, Architecture
 from resnext.configuration import FORMS
 from resnext.model import ResNeXt
 from resnext.options import check_options
-from resnext.weights.loading import load
+from resnext.weights.loading import AUTHORS_WEIGHTS, load
 from resnext.weights.pretrained import resolve_pretrained
 from resnext.weights.records import get_record
 
@@ -81,7 +83,8 @@ def create(
         name: e.g. `resnext50_32x4d_typeC`; the form may be left out.
         pretrained: load the authors' weights.
         progress: show a progress bar where something is downloaded.
-        weights: path or URL of a `.pth`, `.safetensors` or Torch7 `.t7` file to load instead, of any form.
+        weights: path or URL of a `.pth`, `.safetensors` or Torch7 `.t7` file to load instead, of any form; "DEFAULT"
+            and "IMAGENET1K_V1", torchvision's names, mean the authors' weights.
         num_classes: number of logits, 0 for none; by default that of the weights, else of the paper's data set. If the
             weights have another number, the body is loaded, the classifier is new, and a warning says so.
         in_channels: channels of the input image. Weights for 3 channels are adapted: summed for 1 channel, so that a
@@ -101,6 +104,8 @@ def create(
         TypeError: unknown option.
         WeightsError: weights that cannot be had, or that are not those of this network.
     """
+    if isinstance(weights, str) and weights in AUTHORS_WEIGHTS:
+        pretrained, weights = True, None
     architecture = get_architecture(name)
     named_form = parse_name(name)[1]
     if form is not None and named_form not in (None, form):
@@ -117,7 +122,13 @@ def create(
         replace(architecture, num_classes=classes).build_empty(form=form, **options)
     path = resolve_pretrained(architecture.name, progress=progress) if weights is None else weights
     model = load(
-        path, architecture, num_classes=num_classes, in_channels=in_channels, form=form, progress=progress, **options
+        path,
+        architecture,
+        _builder(form, options),
+        num_classes=num_classes,
+        in_channels=in_channels,
+        progress=progress,
+        published=weights is None,
     )
     if pretrained:
         model.preprocessing = get_record(architecture.name).preprocessing
@@ -146,4 +157,14 @@ def from_checkpoint(
     Raises ValueError and TypeError as `create`, WeightsError where the file is not that of a ResNeXt.
     """
     options = check_options("from_checkpoint", False, path, num_classes, options)
-    return load(path, num_classes=num_classes, in_channels=in_channels, form=form, progress=progress, **options)
+    build = _builder(form, options)
+    return load(path, build=build, num_classes=num_classes, in_channels=in_channels, progress=progress)
+
+
+def _builder(form: str, options: Mapping[str, Any]) -> Callable[[Architecture], ResNeXt] | None:
+    """How `load` makes the network: without weights, or in full where the layers are not our own."""
+    if form == "C" and not options:
+        return None
+    return functools.partial(
+        Architecture.build if "norm_layer" in options else Architecture.build_empty, form=form, **options
+    )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,39 +13,69 @@ from resnext.architecture import Architecture, check_shapes
 from resnext.forms import convert_state_dict, find_form
 from resnext.head import make_classifier
 from resnext.model import ResNeXt
-from resnext.weights.files import WeightsError, read_state_dict
+from resnext.weights.files import WeightsError, first_line, read_state_dict, warn
 from resnext.weights.pretrained import fetch
+
+AUTHORS_WEIGHTS = ("DEFAULT", "IMAGENET1K_V1")  # what torchvision's builders call the published weights
 
 
 def load(
-    path: str | os.PathLike[str],
+    weights: str | os.PathLike[str],
     expected: Architecture | None = None,
+    build: Callable[[Architecture], ResNeXt] | None = None,
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
-    form: str = "C",
     progress: bool = True,
-    **options: Any,
+    published: bool = False,
 ) -> ResNeXt:
-    """A model with the weights of a file or URL, on the CPU. Nothing is initialised that the file overwrites.
+    """A model with the weights of a file or URL, on the default device; nothing is initialised only to be overwritten.
 
     Args:
-        path: as `weights` of `resnext.create`.
-        expected: what the file must hold, but for the classes and the input channels.
+        weights: as `weights` of `resnext.create`.
+        expected: what the file must hold; its classes and input channels may be others.
+        build: makes the network of an architecture, of any form and with options of its own: on the meta device, or in
+            full where its layers hold what is in no file. Default: form C, as it stands.
         num_classes, in_channels: those of the model; by default those of the file.
-        form: that of the model; the file's may be another.
         progress: show a progress bar where something is downloaded.
-        options: as of `Architecture.build`.
+        published: as of `read_state_dict`.
 
-    Raises WeightsError where the file is not that of such a network, and ValueError for options that contradict it.
+    Raises WeightsError where the file is not that of such a network, ValueError where what `build` makes cannot hold
+    its weights, and TypeError where `weights` is no path.
     """
-    if isinstance(path, str) and "://" in path:
-        path = fetch(path, progress=progress)
-    shown = os.fspath(path)
-    state_dict, found, model = _read(path, expected)
+    path = _find_file(weights, progress)
+    device = torch.get_default_device()
+    with torch.device("cpu"):
+        model = _load(path, expected, build, num_classes, in_channels, published)
+    return model.to(device)
+
+
+def _find_file(weights: str | os.PathLike[str], progress: bool) -> str:
+    if isinstance(weights, Mapping):
+        raise TypeError(
+            "weights: expected a path or URL, got a state_dict; build without weights, then load_state_dict"
+        )
+    if not isinstance(weights, str | os.PathLike):
+        raise TypeError(f"weights: expected a path or URL, got {type(weights).__name__}")
+    if weights in AUTHORS_WEIGHTS:
+        raise WeightsError(f"{weights!r} is no file; for the authors' weights: create(name, pretrained=True)")
+    if isinstance(weights, str) and "://" in weights:
+        return str(fetch(weights, progress=progress))
+    return os.fspath(weights)
+
+
+def _load(
+    path: str,
+    expected: Architecture | None,
+    build: Callable[[Architecture], ResNeXt] | None,
+    num_classes: int | None,
+    in_channels: int | None,
+    published: bool,
+) -> ResNeXt:
+    state_dict, found, model = _read(path, expected, published)
     if in_channels not in (None, found.in_channels) and found.in_channels != 3:
         raise WeightsError(
-            f"{shown}: expected weights for 3 or {in_channels} channels, got some for {found.in_channels}; "
+            f"{path}: expected weights for 3 or {in_channels} channels, got some for {found.in_channels}; "
             f"give in_channels={found.in_channels}"
         )
     wanted = replace(
@@ -54,48 +83,47 @@ def load(
         num_classes=found.num_classes if num_classes is None else num_classes,
         in_channels=found.in_channels if in_channels is None else in_channels,
     )
-    if wanted != found or form != "C" or options:
-        # in full where the layers are not our own: they may hold what is not in any file
-        build = wanted.build if "norm_layer" in options else wanted.build_empty
-        with torch.device("cpu"):
-            model = build(form=form, **options).float()
+    if build is not None:
+        model = build(wanted).float()
+    elif wanted != found:
+        model = wanted.build_empty()
     if wanted.in_channels != found.in_channels:
         state_dict["conv1.weight"] = _adapt_channels(state_dict["conv1.weight"], wanted.in_channels)
     if isinstance(model.fc, nn.Identity):
         del state_dict["fc.weight"], state_dict["fc.bias"]
     elif wanted.num_classes != found.num_classes:
-        with torch.device("cpu"):
-            head = make_classifier(model.num_features, wanted.num_classes).float()
+        head = make_classifier(model.num_features, wanted.num_classes).float()
         state_dict |= {f"fc.{name}": value.detach() for name, value in head.named_parameters()}
-        warnings.warn(
-            f"{shown} has {found.num_classes} classes, {wanted.num_classes} were asked for: "
-            "the body is loaded, the classifier (fc) is new and untrained",
-            stacklevel=3,
+        warn(
+            f"{path} has {found.num_classes} classes, {wanted.num_classes} were asked for: "
+            "the body is loaded, the classifier (fc) is new and untrained"
         )
-    _fill(model, convert_state_dict(state_dict, "C", form), shown, options)
+    _fill(model, convert_state_dict(state_dict, "C", model.form), path)
     model.preprocessing = found.data_set
     return model
 
 
-def _read(
-    path: str | os.PathLike[str], expected: Architecture | None
-) -> tuple[dict[str, Tensor], Architecture, ResNeXt]:
+def _read(path: str, expected: Architecture | None, published: bool) -> tuple[dict[str, Tensor], Architecture, ResNeXt]:
     """The weights of a file in form C, what network they are of, and that network, empty."""
-    state_dict = read_state_dict(path)
+    state_dict = read_state_dict(path, published=published)
     try:
         if (form := find_form(state_dict)) != "C":
             state_dict = convert_state_dict(state_dict, form, "C")
-        shapes = {name: tuple(value.shape) for name, value in state_dict.items()}
+        shapes = _shapes(state_dict)
         found = Architecture.from_shapes(shapes)
         if expected is not None:
             expected = replace(expected, num_classes=found.num_classes, in_channels=found.in_channels)
             if differences := _differences(expected, found):
                 raise ValueError(f"expected the weights of {expected.name}, got those of {found.name} ({differences})")
         model = found.build_empty()
-        check_shapes(shapes, {k: tuple(v.shape) for k, v in model.state_dict().items()}, found.name)
-    except ValueError as error:
-        raise WeightsError(f"{os.fspath(path)}: {error}") from None
+        check_shapes(shapes, _shapes(model.state_dict()), found.name)
+    except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that torch cannot build
+        raise WeightsError(f"{path}: {first_line(error)}") from None
     return state_dict, found, model
+
+
+def _shapes(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in state_dict.items()}
 
 
 def _differences(expected: Architecture, found: Architecture) -> str:
@@ -118,20 +146,18 @@ def _adapt_channels(weight: Tensor, channels: int) -> Tensor:
     return weight.repeat(1, -(-channels // have), 1, 1)[:, :channels] * (have / channels)
 
 
-def _fill(model: ResNeXt, state_dict: dict[str, Tensor], shown: str, options: dict[str, Any]) -> None:
-    """Load every weight that the model takes; what it must take and what may be left depends on its options."""
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+def _fill(model: ResNeXt, state_dict: dict[str, Tensor], path: str) -> None:
+    """Load every weight that the model takes; it may lack whole stages, and the counters of batch norms."""
+    wanted = _shapes(model.state_dict())
     for name in [name for name in state_dict if name not in wanted]:
-        stage_left_out = "out_indices" in options and isinstance(getattr(model, name.split(".")[0]), nn.Identity)
+        stage_left_out = isinstance(getattr(model, name.split(".")[0]), nn.Identity)
         if stage_left_out or name.endswith(".num_batches_tracked"):  # which a frozen batch norm lacks
             del state_dict[name]
     try:
-        check_shapes({name: tuple(value.shape) for name, value in state_dict.items()}, wanted, "this network")
+        check_shapes(_shapes(state_dict), wanted, "this network")
     except ValueError as error:
-        if "norm_layer" not in options:
-            raise
-        name = getattr(options["norm_layer"], "__name__", repr(options["norm_layer"]))
         raise ValueError(
-            f"norm_layer={name} and the weights of {shown} contradict each other: they are of batch norms ({error})"
+            f"norm_layer={type(model.bn1).__name__} and the weights of {path} contradict each other: "
+            f"they are of batch norms ({error})"
         ) from None
-    model.load_state_dict(state_dict, strict=True, assign="norm_layer" not in options)
+    model.load_state_dict(state_dict, strict=True, assign=model.conv1.weight.is_meta)

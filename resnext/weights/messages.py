@@ -1,8 +1,5 @@
-"""What errors of others say, for messages of one line."""
+"""Moved to `resnext.weights.files`."""
 
-from __future__ import annotations
+from resnext.weights.files import first_line
 
-
-def first_line(error: BaseException) -> str:
-    """The first line of its message; the name of its class where there is none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+__all__ = ["first_line"]

@@ -123,19 +123,6 @@ def test_reset_classifier_refuses(pth, arguments, message):
     assert model.fc.out_features == 10
 
 
-@pytest.mark.filterwarnings("ignore:.*10 classes, 3 were asked for")
-def test_weights_come_to_the_cpu_whatever_the_default_device_and_dtype(pth):
-    for options in ({"num_classes": 3}, {"num_classes": 3, "norm_layer": nn.BatchNorm2d}, {"form": "A"}):
-        torch.set_default_dtype(torch.float64)
-        try:
-            with torch.device("meta"):
-                model = resnext.from_checkpoint(pth, **options)
-        finally:
-            torch.set_default_dtype(torch.float32)
-        tensors = [value for value in model.state_dict().values() if value.is_floating_point()]
-        assert {(str(value.device), value.dtype) for value in tensors} == {("cpu", torch.float32)}
-
-
 # --- body ------------------------------------------------------------------------------------------------------------
 
 

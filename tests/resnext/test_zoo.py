@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import resnext
 from resnext.__main__ import main
 from resnext.architecture import Architecture
 from resnext.stages import EXPANSION, block_width
-from resnext.zoo import ARCHITECTURES
+from resnext.zoo import ARCHITECTURES, get_architecture, parse_name
 from tests.conftest import ROOT
 
 
@@ -116,3 +117,54 @@ def test_a_reader_that_has_left_is_no_traceback(redirect, status):
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.stderr == ""
     assert done.returncode in (0, status)  # 0 where all was written before the reader left
+
+
+def test_list_models_is_the_family_in_three_forms():
+    bases = [
+        "resnext50_1x64d", "resnext50_2x40d", "resnext50_4x24d", "resnext50_8x14d", "resnext50_32x4d",
+        "resnext101_1x64d", "resnext101_2x40d", "resnext101_4x24d", "resnext101_8x14d", "resnext101_32x4d",
+        "resnext101_64x4d", "resnext152_32x4d", "resnext29_8x64d", "resnext29_16x64d",
+    ]  # fmt: skip
+    assert resnext.list_models() == [f"{base}_type{form}" for base in bases for form in "ABC"]
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if "32x4" not in name or "50" in name])
+def test_every_network_can_be_built(name):
+    form = "A" if ARCHITECTURES[name].cardinality < 8 else "B" if name.startswith("resnext29") else "C"
+    with torch.device("meta"):
+        model = resnext.create(f"{name}_type{form}", num_classes=3, in_channels=2, shortcut="C")
+    assert model.form == form
+    assert model.fc.out_features == 3
+    assert model.conv1.in_channels == 2
+    assert model.layer2[1].downsample is not None
+
+
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "resnext50_32x4d_typeC"])
+def test_form_in_a_name_may_be_left_out(name):
+    assert get_architecture(name) is ARCHITECTURES["resnext50_32x4d"]
+
+
+def test_parse_name_takes_any_depth_cardinality_and_width():
+    assert parse_name("resnext11_4x8d_typeC") == ("resnext11_4x8d", "C")
+    assert parse_name("resnext101_4x8d_cifar") == ("resnext101_4x8d_cifar", None)
+
+
+@pytest.mark.parametrize("name", ["resnext50_32x4", "resnet50", "resnext50_32x4d_typeZ", ""])
+def test_a_typo_gets_a_suggestion(name):
+    with pytest.raises(ValueError, match=r"unknown architecture .*did you mean resnext"):
+        resnext.create(name)
+
+
+def test_a_name_that_is_not_offered_says_what_is():
+    with pytest.raises(ValueError, match=r"'resnext11_4x8d'; available: resnext50_1x64d, .*resnext50_32x4d"):
+        resnext.create("resnext11_4x8d")
+
+
+def test_unknown_option_is_refused():
+    with pytest.raises(TypeError, match="has no option cardinality; expected some of num_classes, in_channels, form, "):
+        resnext.create("resnext50_32x4d", cardinality=4)
+
+
+def test_pretrained_and_weights_contradict_each_other():
+    with pytest.raises(ValueError, match=r"pretrained=True and weights='x.pth' contradict"):
+        resnext.create("resnext50_32x4d", pretrained=True, weights="x.pth")
