@@ -1,5 +1,6 @@
 """The network: torchvision's twin bit for bit, and whatever users do to a model."""
 
+import json
 import math
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 
 from resnext.model import ResNeXt
 from resnext.stages import block_width
-from tests.conftest import randomize
+from tests.conftest import FIXTURES, randomize
+from tests.resnext import record_model
 
 TINY = {"cardinality": 4, "base_width": 8, "stem": "cifar", "num_classes": 10}
 
@@ -119,3 +121,13 @@ def test_gradients_reach_every_parameter(images):
 def test_impossible_configurations_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ResNeXt(**{"layers": (1, 1, 1, 1), **options})
+
+
+@pytest.mark.parametrize("name", record_model.NETWORKS)
+def test_names_initial_weights_graph_and_outputs_are_those_recorded(name):
+    recorded = json.loads((FIXTURES / "model.json").read_text())[name]
+    found = json.loads(json.dumps(record_model.record(*record_model.NETWORKS[name])))
+    for mode in ("evaluation", "training"):
+        values, expected = found.pop(mode), recorded.pop(mode)
+        assert {key: pytest.approx(value, rel=1e-9) for key, value in expected.items()} == values
+    assert found == recorded
