@@ -30,7 +30,7 @@ _ARGUMENTS = """
         global_pool (str): "avg", "max", "avgmax", or "" for none.
 
     Raises:
-        ValueError: options that contradict each other.
+        ValueError: options that cannot be combined.
         resnext.WeightsError: weights that cannot be had, or that are not those of this network.
 
     Source: Xie et al., Aggregated Residual Transformations for Deep Neural Networks, arXiv 1611.05431, figure 3. Form A

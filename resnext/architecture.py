@@ -10,10 +10,7 @@ from typing import Any
 
 import torch
 
-from resnext.configuration import data_set
-from resnext.features import ResNeXtFeatures
-from resnext.model import ResNeXt
-from resnext.stages import EXPANSION, block_width
+from resnext.model import EXPANSION, ResNeXt, ResNeXtFeatures, block_width, data_set
 
 IMAGENET_LAYERS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _DOWNSAMPLE = re.compile(r"layer\d\.[1-9]\d*\.downsample\.0\.weight")  # in a block that is not the first of its stage

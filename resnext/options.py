@@ -1,11 +1,11 @@
-"""Which options `create` and `from_checkpoint` take, and which of them contradict each other."""
+"""Which options `create` and `from_checkpoint` take, and which of them cannot be combined."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-from resnext.configuration import check_count
+from resnext.arguments import check_count
 
 _DEFAULTS: dict[str, Any] = {
     "shortcut": None,
@@ -29,7 +29,7 @@ def check_options(
 ) -> dict[str, Any]:
     """The options that are not at their defaults.
 
-    Raises TypeError for an unknown one, and ValueError, which names both, for two that contradict each other.
+    Raises TypeError for an unknown one, and ValueError, which names both, for two that cannot be combined.
     """
     known = [name for name in _DEFAULTS if name != "shortcut" or what != "from_checkpoint"]  # a file tells it itself
     unknown = set(options) - set(known)
@@ -58,7 +58,7 @@ def check_options(
         (official, given.get("shortcut") != "B" and shown("shortcut"), "the authors' weights are of shortcut type B"),
     ):
         if first and second:
-            raise ValueError(f"{first} and {second} contradict each other: {why}")
+            raise ValueError(f"{first} and {second} cannot be combined: {why}")
     return given
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from resnext.architecture import IMAGENET_LAYERS, Architecture
-from resnext.configuration import FORMS
+from resnext.forms import FORMS
 from resnext.model import ResNeXt
 from resnext.options import check_options
 from resnext.weights.loading import AUTHORS_WEIGHTS, load
@@ -100,7 +100,7 @@ def create(
         The model, in training mode as torchvision's builders return theirs: call `eval()` before using it.
 
     Raises:
-        ValueError: unknown name, or options that contradict each other.
+        ValueError: unknown name, or options that cannot be combined.
         TypeError: unknown option.
         WeightsError: weights that cannot be had, or that are not those of this network.
     """
@@ -109,7 +109,7 @@ def create(
     architecture = get_architecture(name)
     named_form = parse_name(name)[1]
     if form is not None and named_form not in (None, form):
-        raise ValueError(f"{name} and form={form!r} contradict each other; leave one of them out")
+        raise ValueError(f"{name} and form={form!r} cannot be combined; leave one of them out")
     options = check_options(name, pretrained, weights, num_classes, options)
     form = form or named_form or "C"
     architecture = replace(architecture, in_channels=in_channels, shortcut=options.pop("shortcut", "B"))

@@ -15,9 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnext.blocks import Residual
-from resnext.features import ResNeXtFeatures
-from resnext.model import ResNeXt
+from resnext.model import Bottleneck, PathBottleneck, ResNeXt, ResNeXtFeatures
 
 EXACT = 1e-10  # relative, in double precision: what two orders of the same sums may differ by
 CHECKED = 2  # images of the example that are run in double precision
@@ -161,7 +159,7 @@ def _fold_blocks(model: ResNeXt) -> list[FoldedBottleneck]:
     result = []
     for stage in ("layer1", "layer2", "layer3", "layer4"):
         for name, block in getattr(model, stage).named_children():
-            if not isinstance(block, Residual):
+            if not isinstance(block, Bottleneck | PathBottleneck):
                 raise ValueError(f"{stage}.{name} is a {type(block).__name__}; expected a bottleneck of ResNeXt")
             result.append(_fold_block(block, f"{stage}.{name}"))
     return result
@@ -171,7 +169,7 @@ def _fold_block(block: Any, name: str) -> FoldedBottleneck:
     paths: list[Any] = list(getattr(block, "paths", [block]))
     parts1 = [_scale(path.conv1.weight, path.bn1, f"{name}.bn1") for path in paths]
     parts2 = [_scale(path.conv2.weight, path.bn2, f"{name}.bn2") for path in paths]
-    weight3 = torch.cat([path.conv3.weight for path in paths], 1) if hasattr(paths[0], "conv3") else block.conv3.weight
+    weight3 = block.conv3.weight if block.conv3 is not None else torch.cat([path.conv3.weight for path in paths], 1)
     weight2 = torch.cat([weight for weight, _ in parts2])
     conv1 = FoldedConv(torch.cat([weight for weight, _ in parts1]), torch.cat([bias for _, bias in parts1]), True)
     conv2 = FoldedConv(

@@ -96,7 +96,7 @@ def _make_entry(name: str) -> Callable[..., nn.Module]:
         ours = pretrained and all(getattr(cfg, part) == getattr(registered, part) for part in _SOURCE)
         if ours and cache_dir is not None:
             raise ValueError(
-                f"cache_dir={str(cache_dir)!r} and the authors' weights contradict each other: they are kept in "
+                f"cache_dir={str(cache_dir)!r} and the authors' weights cannot be combined: they are kept in "
                 "torch.hub's cache; set TORCH_HOME"
             )
         return timm.models.build_model_with_cfg(
@@ -132,7 +132,7 @@ def _build(
             expected = "8, 16 or 32, on networks for ImageNet"
             raise ValueError(f"output_stride={output_stride!r} for {name}; expected {expected}")
         if "replace_stride_with_dilation" in options:
-            raise ValueError(f"output_stride={output_stride} and replace_stride_with_dilation contradict each other")
+            raise ValueError(f"output_stride={output_stride} and replace_stride_with_dilation cannot be combined")
         options["replace_stride_with_dilation"] = _DILATE[output_stride]
     if "in_channels" in options:
         raise TypeError("timm's name for in_channels is in_chans")

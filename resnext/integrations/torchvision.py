@@ -6,7 +6,7 @@
   `torchvision.models.resnet`, where its FPN helper looks, have the builders in lower case and as `resnext` spells them.
 - `torchvision.models.ResNeXt50_32X4D_TypeC_Weights.IMAGENET1K_V1` are the authors' weights for form C, and so on; where
   none were published, the enum is empty.
-- `weights=` and another number of classes than theirs contradict each other, as in torchvision's own builders.
+- `weights=` and another number of classes than theirs cannot be combined, as in torchvision's own builders.
 """
 
 from __future__ import annotations
@@ -119,11 +119,11 @@ def _make_builder(name: str, weights_enum: type[ResNeXtWeights]) -> Callable[...
             )
         for option in ("pretrained", "zero_init_residual"):
             if options.get(option):
-                raise ValueError(f"weights={weights} and {option}=True contradict each other; leave one of them out")
+                raise ValueError(f"weights={weights} and {option}=True cannot be combined; leave one of them out")
         classes = len(weights_enum.verify(weights).meta["categories"])
         if options.get("num_classes") not in (None, 0, classes):
             raise ValueError(
-                f"weights={weights} and num_classes={options['num_classes']} contradict each other: the weights have "
+                f"weights={weights} and num_classes={options['num_classes']} cannot be combined: the weights have "
                 f"{classes} classes; leave num_classes out and call reset_classifier({options['num_classes']}) after"
             )
         return resnext.create(name, pretrained=True, progress=progress, **options)
@@ -138,7 +138,7 @@ def _make_builder(name: str, weights_enum: type[ResNeXtWeights]) -> Callable[...
             options: as of `resnext.create`: num_classes, norm_layer, replace_stride_with_dilation, ...
 
         Raises:
-            ValueError: options that contradict each other.
+            ValueError: options that cannot be combined.
             resnext.WeightsError: weights that cannot be had.
         """
     return builder

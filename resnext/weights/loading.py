@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from resnext.architecture import Architecture, check_shapes
 from resnext.forms import convert_state_dict, find_form
-from resnext.head import make_classifier
-from resnext.model import ResNeXt
+from resnext.model import ResNeXt, make_classifier
 from resnext.weights.files import WeightsError, first_line, read_state_dict, warn
 from resnext.weights.pretrained import fetch
 

@@ -61,7 +61,9 @@ def outputs_of(model, training):
     moments["gradients"] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     moments["buffers"] = torch.cat([b.flatten().double() for b in model.buffers()] or [torch.zeros(1).double()])
     model.zero_grad()
-    return {name: [value.sum().item(), value.abs().sum().item(), value.norm().item()] for name, value in moments.items()}
+    return {
+        name: [value.sum().item(), value.abs().sum().item(), value.norm().item()] for name, value in moments.items()
+    }
 
 
 def record(architecture, options):
@@ -73,7 +75,9 @@ def record(architecture, options):
     return {
         "names": digest((name, tuple(value.shape), value.dtype) for name, value in state_dict.items()),
         "parameters": digest((name, tuple(value.shape)) for name, value in model.named_parameters()),
-        "modules": digest((name, repr(module)) for name, module in model.named_modules() if not list(module.children())),
+        "modules": digest(
+            (name, repr(module)) for name, module in model.named_modules() if not list(module.children())
+        ),
         "initial": digest(value.numpy().tobytes() for value in state_dict.values()),
         "graph": digest(graph_of(model.eval())),
         "evaluation": outputs_of(randomize(model).double(), False),

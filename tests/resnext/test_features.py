@@ -5,7 +5,7 @@ import torch
 
 import resnext
 from resnext.architecture import Architecture
-from resnext.features import ResNeXtFeatures
+from resnext.model import ResNeXtFeatures
 from tests.conftest import randomize
 
 IMAGENET = Architecture((1, 1, 1, 1), cardinality=2, base_width=4, num_classes=10)

@@ -204,7 +204,7 @@ def test_form_in_the_name_or_as_an_option(tmp_path):
                       {"name": "resnext29_8x64d_typeA", "form": "A"}):  # fmt: skip
         model = resnext.create(**arguments, weights=tmp_path / "zeros.pth")
         assert len(model.layer1[0].paths) == 8
-    with pytest.raises(ValueError, match="resnext29_8x64d_typeA and form='B' contradict each other"):
+    with pytest.raises(ValueError, match="resnext29_8x64d_typeA and form='B' cannot be combined"):
         resnext.create("resnext29_8x64d_typeA", form="B")
 
 

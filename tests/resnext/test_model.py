@@ -6,8 +6,7 @@ import math
 import pytest
 import torch
 
-from resnext.model import ResNeXt
-from resnext.stages import block_width
+from resnext.model import ResNeXt, block_width
 from tests.conftest import FIXTURES, randomize
 from tests.resnext import record_model
 
@@ -108,13 +107,13 @@ def test_gradients_reach_every_parameter(images):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"stem": "mnist"}, "unknown stem 'mnist'; expected one of imagenet, cifar"),
-     ({"shortcut": "A"}, "unknown shortcut type 'A'"),
+    [({"stem": "mnist"}, "stem 'mnist'; expected one of imagenet, cifar"),
+     ({"shortcut": "A"}, "shortcut 'A'; expected one of B, C"),
      ({"layers": (1, 1, 1)}, r"layers \(1, 1, 1\); expected the number of bottlenecks \(1 or more\) of 4 stages"),
      ({"layers": (1, 1, 1, 1), "stem": "cifar"}, "of 3 stages"),
      ({"layers": (1, 0, 1, 1)}, r"layers \(1, 0, 1, 1\)"),
-     ({"cardinality": 0}, "cardinality 0; expected 1 or more"),
-     ({"num_classes": -1}, "num_classes -1; expected 0 or more"),
+     ({"cardinality": 0}, "cardinality 0; expected a whole number, 1 or more"),
+     ({"num_classes": -1}, "num_classes -1; expected a whole number, 0 or more"),
      ({"in_channels": 0}, "in_channels 0"),
      ({"base_width": 0}, "base_width 0")],
 )  # fmt: skip

@@ -98,7 +98,7 @@ def test_reset_classifier(pth, images):
     assert same_body(model, pth)
     model.reset_classifier(0, "")
     assert model(images).shape == (2, 1024, 8, 8)
-    with pytest.raises(ValueError, match="global_pool='' and num_classes=3 contradict each other"):
+    with pytest.raises(ValueError, match="global_pool='' and num_classes=3 cannot be combined"):
         model.reset_classifier(3)
     assert model.num_classes == 0
     model.double().reset_classifier(3, "max")
@@ -109,16 +109,16 @@ def test_reset_classifier(pth, images):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((-1,), "num_classes -1; expected 0 or more"),
+        ((-1,), "num_classes -1; expected a whole number, 0 or more"),
         (("5",), "num_classes '5'"),
         ((3, "median"), "global_pool 'median'"),
     ],
 )
 def test_reset_classifier_refuses(pth, arguments, message):
     model = resnext.from_checkpoint(pth)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         model.reset_classifier(*arguments)
-    with pytest.raises(ValueError, match="features_only=True and num_classes=5 contradict"):
+    with pytest.raises(ValueError, match="features_only=True and num_classes=5 cannot be combined"):
         TINY.build(features_only=True).reset_classifier(5)
     assert model.fc.out_features == 10
 
@@ -172,7 +172,7 @@ def test_batch_norm_with_another_epsilon_takes_the_weights(pth):
 
 
 def test_norm_layer_that_the_weights_do_not_fit(pth):
-    with pytest.raises(ValueError, match=r"norm_layer=LocalResponseNorm and the weights of .*tiny.pth contradict"):
+    with pytest.raises(ValueError, match=r"norm_layer=LocalResponseNorm and the weights of .*tiny.pth"):
         resnext.from_checkpoint(pth, norm_layer=nn.LocalResponseNorm)
 
 
@@ -181,5 +181,5 @@ def test_zero_init_residual_starts_with_the_shortcuts():
     block = model.layer1[1]
     x = torch.rand(1, 256, 4, 4)
     assert torch.equal(block(x), x)
-    with pytest.raises(ValueError, match="zero_init_residual=True and norm_layer=InstanceNorm2d contradict"):
+    with pytest.raises(ValueError, match="zero_init_residual=True and norm_layer=InstanceNorm2d cannot be combined"):
         TINY.build(zero_init_residual=True, norm_layer=nn.InstanceNorm2d)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from resnext.architecture import Architecture
-from resnext.blocks import DropPath
+from resnext.model import DropPath
 
 TINY = Architecture((2, 1, 1), cardinality=4, base_width=8, stem="cifar", num_classes=10)
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import resnext
 from resnext.__main__ import main
 from resnext.architecture import Architecture
-from resnext.stages import EXPANSION, block_width
+from resnext.model import EXPANSION, block_width
 from resnext.zoo import ARCHITECTURES, get_architecture, parse_name
 from tests.conftest import ROOT
 
@@ -166,5 +166,5 @@ def test_unknown_option_is_refused():
 
 
 def test_pretrained_and_weights_contradict_each_other():
-    with pytest.raises(ValueError, match=r"pretrained=True and weights='x.pth' contradict"):
+    with pytest.raises(ValueError, match=r"pretrained=True and weights='x.pth' cannot be combined"):
         resnext.create("resnext50_32x4d", pretrained=True, weights="x.pth")

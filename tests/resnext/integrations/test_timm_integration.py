@@ -183,7 +183,7 @@ def test_features_of_a_network_for_cifar(timm, cifar):
     [
         ({"output_stride": 4}, "output_stride=4 for .* expected 8, 16 or 32"),
         ({"output_stride": 8, "replace_stride_with_dilation": [True] * 3}, "output_stride=8 and replace_stride_with"),
-        ({"global_pool": ""}, "global_pool='' and num_classes=1000 contradict"),
+        ({"global_pool": ""}, "global_pool='' and num_classes=1000 cannot be combined"),
         ({"pretrained": True, "cache_dir": "weights"}, "cache_dir='weights' and the authors' .* set TORCH_HOME"),
     ],
 )

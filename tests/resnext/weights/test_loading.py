@@ -42,7 +42,7 @@ def test_classes_of_the_file_are_kept_without_a_warning(pth, classes, recwarn):
 
 @pytest.mark.parametrize("classes", [-1, -3])
 def test_impossible_numbers_of_classes(pth, classes):
-    with pytest.raises(ValueError, match=f"num_classes {classes}; expected 0 or more"):
+    with pytest.raises(ValueError, match=f"num_classes {classes}; expected a whole number, 0 or more"):
         resnext.from_checkpoint(pth, num_classes=classes)
 
 
