@@ -165,7 +165,7 @@ def test_frozen_batch_norms_take_the_weights(tv, published):
 
 def test_weights_and_another_number_of_classes(tv, published):
     with pytest.raises(
-        ValueError, match=r"weights=DEFAULT and num_classes=5 cannot be combined .* 1000 .* reset_classifier\(5\)"
+        ValueError, match=r"weights=DEFAULT and num_classes=5 cannot be combined.* 1000 .* reset_classifier\(5\)"
     ):
         tv.get_model(f"{NAME}_typeC", weights="DEFAULT", num_classes=5)
     assert tv.get_model(f"{NAME}_typeC", weights="DEFAULT", num_classes=0, progress=False).num_classes == 0

@@ -156,7 +156,7 @@ def test_the_authors_weights_by_torchvisions_names(hosted, home):
         model = resnext.create("resnext11_4x8d", weights=weights, progress=False)
         assert_right(model)
         assert model.preprocessing == "imagenet"  # as the record says, not the shapes
-    with pytest.raises(ValueError, match="contradict"):
+    with pytest.raises(ValueError, match="cannot be combined"):
         resnext.create("resnext11_4x8d", pretrained=True, weights="x.pth")
 
 
