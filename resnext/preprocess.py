@@ -1,23 +1,24 @@
 """From an image to what a network takes, exactly as the authors did it.
 
-The same weights lose about half a point under another resize. Sources: datasets/imagenet.lua, cifar10.lua,
-cifar100.lua and transforms.lua of facebookresearch/ResNeXt. What becomes of grey, transparent, CMYK, 16-bit and rotated
-images says `resnext.pixels.to_pixels`.
+The same weights lose about half a point of accuracy under another resize. Sources: datasets/imagenet.lua, cifar10.lua,
+cifar100.lua and transforms.lua of facebookresearch/ResNeXt; generic/image.c of torch/image.
 
 The modules have no parameters and no buffers: nothing in a state_dict, nothing that `.half()` could round. They can be
-pickled; and scripted and exported, for tensors, alone or as the first part of an `nn.Sequential`.
+pickled, and, for tensors, scripted and exported, by themselves or as the first part of an `nn.Sequential`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from resnext.bicubic import plan, plan_arrays, span, weigh, weigh_array
-from resnext.pixels import check_pil, to_pixels
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
 
 
 class Settings(NamedTuple):
@@ -38,8 +39,34 @@ IMAGENET = SETTINGS["imagenet"]
 # Residual Networks (arXiv 1603.05027), who take 320 px crops of images whose shorter side is 320.
 RESIZE = {224: 256, 320: 320}
 
+_BAND = 5000  # pixels of a PIL image that are resized at a time: 250 kB with their neighbours
 
-BAND = 5000  # pixels of a PIL image that are weighed at a time: 250 kB with their neighbours
+
+def get_preprocess(data_set: str, *, crop: int | None = None, ten_crop: bool = False) -> nn.Module:
+    """The authors' evaluation pipeline for networks that were trained on "imagenet", "cifar10" or "cifar100".
+
+    Args:
+        data_set: one of those.
+        crop: for ImageNet only: 224 (shorter side 256), which is the default, or 320 (shorter side 320).
+        ten_crop: for ImageNet only: ten crops of each image, (10, 3, crop, crop) or (N, 10, 3, crop, crop); the
+            official code (train.lua) adds up their logits.
+
+    Raises ValueError for anything else.
+    """
+    if data_set not in SETTINGS:
+        raise ValueError(f"unknown data set {data_set!r}; expected {', '.join(SETTINGS)}")
+    if data_set != "imagenet":
+        if crop is not None or ten_crop:
+            raise ValueError(f"images of {data_set} are taken whole; crop and ten_crop are for imagenet")
+        return CifarPreprocess(*SETTINGS[data_set])
+    crop = 224 if crop is None else crop
+    if crop not in RESIZE:
+        raise ValueError(
+            f"crop {crop}; the authors tested at 224 and 320 (for another: Torch7Preprocess(resize, crop))"
+        )
+    if ten_crop:
+        return nn.Sequential(Torch7Preprocess(RESIZE[crop], None), TenCrop(crop))
+    return Torch7Preprocess(RESIZE[crop], crop)
 
 
 class Torch7Preprocess(nn.Module):
@@ -56,7 +83,7 @@ class Torch7Preprocess(nn.Module):
         crop: side of the crop, at most `resize`; None keeps all, for `TenCrop`: (3, H', W').
         mean, std: of red, green and blue, of values from 0 to 1.
 
-    Raises ValueError for arguments or an image that cannot be, TypeError for anything but an image of 8-bit values.
+    Raises ValueError for arguments or an image that make no sense, TypeError for anything but an image of 8-bit values.
     """
 
     def __init__(
@@ -77,13 +104,13 @@ class Torch7Preprocess(nn.Module):
         if not isinstance(image, Tensor):
             return self._forward_pil(image)
         _check_tensor(image)
-        rows, row_weights, columns, column_weights = plan(image.size(-2), image.size(-1), self.resize, self.crop)
+        rows, row_weights, columns, column_weights = _plan(image.size(-2), image.size(-1), self.resize, self.crop)
         if not torch.compiler.is_compiling():
-            left, right = span(columns)  # numbers, which an exported graph would keep for images of any size
+            left, right = _span(columns)  # numbers, which an exported graph would keep for images of any size
             image, columns = image[..., left:right], columns - left
-        planes = weigh(image, rows, row_weights)  # (…, 3, crop, W)
+        planes = _weigh(image, rows, row_weights)  # (…, 3, crop, W)
         side = planes.flatten(0, -2).t().contiguous()  # (W, … * 3 * crop): columns, now one value beside the other
-        pixels = weigh(side, columns, column_weights).t().contiguous()
+        pixels = _weigh(side, columns, column_weights).t().contiguous()
         shape = image.shape[:-2] + (rows.size(1), columns.size(1))  # noqa: RUF005 (TorchScript)
         return _normalise(pixels.view(shape).div_(255), self.mean, self.std)
 
@@ -95,17 +122,17 @@ class Torch7Preprocess(nn.Module):
         """
         import numpy as np
 
-        image = check_pil(image)
-        rows, row_weights, columns, column_weights = plan_arrays(image.height, image.width, self.resize, self.crop)
+        image = _check_pil(image)
+        rows, row_weights, columns, column_weights = _plan_arrays(image.height, image.width, self.resize, self.crop)
         left, right, count = int(columns[0, 0]), int(columns[-1, -1]) + 1, rows.shape[1]
         pixels = np.empty((3, count, columns.shape[1]), np.float32)
-        step = max(1, BAND // (right - left))
+        step = max(1, _BAND // (right - left))
         for band in (slice(first, first + step) for first in range(0, count, step)):
             top, bottom = int(rows[0, band][0]), int(rows[-1, band][-1]) + 1
-            kept = to_pixels(image.crop((left, top, right, bottom)))  # with the channels last
-            lines = weigh_array(kept.reshape(bottom - top, -1), rows[:, band] - top, row_weights[:, band])
+            kept = _to_pixels(image.crop((left, top, right, bottom)))  # with the channels last
+            lines = _weigh_array(kept.reshape(bottom - top, -1), rows[:, band] - top, row_weights[:, band])
             side = np.ascontiguousarray(lines.T).reshape(right - left, -1)  # (W, 3 * step)
-            pixels[:, band] = weigh_array(side, columns - left, column_weights).T.reshape(3, -1, columns.shape[1])
+            pixels[:, band] = _weigh_array(side, columns - left, column_weights).T.reshape(3, -1, columns.shape[1])
         pixels /= 255
         pixels -= np.array(self.mean, np.float32)[:, None, None]
         pixels /= np.array(self.std, np.float32)[:, None, None]
@@ -132,7 +159,7 @@ class CifarPreprocess(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         if not isinstance(image, Tensor):
-            pixels = to_pixels(check_pil(image)).transpose(2, 0, 1).astype("float32", order="C")
+            pixels = _to_pixels(_check_pil(image)).transpose(2, 0, 1).astype("float32", order="C")
             return _normalise(torch.from_numpy(pixels), self.mean, self.std)
         _check_tensor(image)
         return _normalise(image.float(), self.mean, self.std)
@@ -169,33 +196,6 @@ class TenCrop(nn.Module):
         return f"crop={self.crop}"
 
 
-def get_preprocess(data_set: str, *, crop: int | None = None, ten_crop: bool = False) -> nn.Module:
-    """The authors' evaluation pipeline for networks that were trained on "imagenet", "cifar10" or "cifar100".
-
-    Args:
-        data_set: one of those.
-        crop: ImageNet alone: 224 (shorter side 256), which is the default, or 320 (shorter side 320).
-        ten_crop: ImageNet alone: ten crops of each image, (10, 3, crop, crop) or (N, 10, 3, crop, crop); the official
-            code (train.lua) adds up their logits.
-
-    Raises ValueError for anything else.
-    """
-    if data_set not in SETTINGS:
-        raise ValueError(f"unknown data set {data_set!r}; expected {', '.join(SETTINGS)}")
-    if data_set != "imagenet":
-        if crop is not None or ten_crop:
-            raise ValueError(f"images of {data_set} are taken whole; crop and ten_crop are for imagenet")
-        return CifarPreprocess(*SETTINGS[data_set])
-    crop = 224 if crop is None else crop
-    if crop not in RESIZE:
-        raise ValueError(
-            f"crop {crop}; the authors tested at 224 and 320 (for another: Torch7Preprocess(resize, crop))"
-        )
-    if ten_crop:
-        return nn.Sequential(Torch7Preprocess(RESIZE[crop], None), TenCrop(crop))
-    return Torch7Preprocess(RESIZE[crop], crop)
-
-
 def _check_settings(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
     checked = [float(value) for value in mean], [float(value) for value in std]
     if [len(values) for values in checked] != [3, 3] or not min(checked[1]) > 0:
@@ -215,3 +215,139 @@ def _normalise(pixels: Tensor, mean: list[float], std: list[float]) -> Tensor:
     means = torch.tensor(mean, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
     deviations = torch.tensor(std, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
     return pixels.sub_(means).div_(deviations)
+
+
+# --- Torch7's bicubic resize: image.scale(…, 'bicubic'), `scaleCubic_rowcol` in generic/image.c of torch/image. ---
+# Catmull-Rom, corners aligned, no antialiasing, no clamping: neither Pillow's nor torchvision's.
+
+
+def _plan(height: int, width: int, size: int, crop: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows and their weights, columns and theirs, of an image that is resized so that its shorter side is `size`.
+
+    Only of the `crop` by `crop` pixels in the centre, or of all (None). An image whose shorter side is `size` already
+    is not touched.
+
+    Each output row is the sum of four rows of the image, `rows[:, i]`, times their weights, `row_weights[:, i]`; the
+    same holds for columns. Indices int64, weights float32, all (4, count).
+    """
+    # In tensors rather than numbers: a graph that is exported once then does it for images of any size. On the CPU
+    # whatever the default device is, as images are, and so that nothing waits for an accelerator.
+    cpu = torch.device("cpu")
+    high = torch.scalar_tensor(height, dtype=torch.float64, device=cpu)
+    wide = torch.scalar_tensor(width, dtype=torch.float64, device=cpu)
+    lengths = torch.stack([high, wide]).unsqueeze(-1)
+    shorter = lengths.min()
+    scaled = torch.where(shorter == size, lengths, (lengths / shorter * size).floor())  # _scaled_length
+    if crop is None:
+        down = _scaled_length(height, min(height, width), size)
+        across = _scaled_length(width, min(height, width), size)
+        output = torch.arange(max(down, across), device=cpu).expand(2, -1)
+    else:
+        down, across = crop, crop
+        output = ((scaled - crop) / 2).ceil() + torch.arange(crop, device=cpu)  # the official CenterCrop's offset
+    indices, weights = _neighbours(lengths, scaled, output)
+    return indices[0, :, :down], weights[0, :, :down], indices[1, :, :across], weights[1, :, :across]
+
+
+@functools.lru_cache(maxsize=64)  # most photographs have one of a few sizes
+def _plan_arrays(height: int, width: int, size: int, crop: int | None) -> tuple[NDArray[Any], ...]:
+    """`_plan` for numpy."""
+    return tuple(table.numpy() for table in _plan(height, width, size, crop))
+
+
+def _scaled_length(length: int, shorter: int, size: int) -> int:
+    """A side of the resized image. The order of the operations is the official one: it decides what is rounded off."""
+    return length if shorter == size else int(length / shorter * size)
+
+
+def _neighbours(lengths: Tensor, scaled: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """The four neighbours of samples of resized sides, and their weights.
+
+    Sides before and after (sides, 1) and places of samples after (sides, count) -> places before and weights, both
+    (sides, 4, count). A place beyond the last sample stands for the last.
+    """
+    # In float32, as there: between which samples an output lies is decided by its rounding.
+    step = ((lengths - 1) / (scaled - 1)).float()
+    position = torch.where(output < scaled - 1, output.float() * step, (lengths - 1).float())  # the last is a copy
+    left = position.floor()
+    t = (position - left).unsqueeze(1)
+    left, lengths = left.unsqueeze(1), lengths.unsqueeze(1)
+
+    # the weights of the neighbours at -1, 0, 1 and 2 as polynomials in t, the constant first
+    catmull_rom = [[0.0, -0.5, 1.0, -0.5], [1.0, 0.0, -2.5, 1.5], [0.0, 0.5, 2.0, -1.5], [0.0, 0.0, -0.5, 0.5]]
+    c = torch.tensor(catmull_rom, dtype=torch.float32, device=t.device).t().unsqueeze(-1)  # (power, neighbour, 1)
+    weights = ((c[3] * t + c[2]) * t + c[1]) * t + c[0]
+    # a neighbour outside is 2 * p1 - p2 before the first sample, 2 * p2 - p1 after the last
+    before, after = weights[:, :1] * (left < 1), weights[:, 3:] * (left + 2 >= lengths)
+    outside = torch.tensor([[-1.0, 2.0, -1.0, 0.0], [0.0, -1.0, 2.0, -1.0]], dtype=torch.float32, device=t.device)
+    weights = weights + outside[0].unsqueeze(-1) * before + outside[1].unsqueeze(-1) * after
+
+    neighbours = left + torch.arange(-1, 3, device=t.device).unsqueeze(-1)
+    return torch.minimum(neighbours.clamp(min=0), lengths - 1).long(), weights
+
+
+def _span(indices: Tensor) -> tuple[int, int]:
+    """The smallest of the indices (4, count), which is the first, and the largest, which is the last, plus one."""
+    return int(indices[0, 0]), int(indices[-1, -1]) + 1
+
+
+def _weigh(samples: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """The sums along the last dimension but one: (…, length, n) of any type -> (…, count, n), float32."""
+    indices, weights = indices.to(samples.device), weights.to(samples.device)
+    near = samples.index_select(-2, indices.flatten()).float()
+    return torch.unflatten(near, -2, indices.shape).mul_(weights.unsqueeze(-1)).sum(-3)  # of (…, 4, count, n)
+
+
+def _weigh_array(samples: NDArray[Any], indices: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
+    """`_weigh` for numpy, to the bit: (length, n) -> (count, n), float32."""
+    near = samples.take(indices, axis=0).astype("float32", copy=False)
+    near *= weights[..., None]
+    return near.sum(axis=0)
+
+
+# --- PIL images, as the official loader reads them: image.load(path, 3, 'float') of Torch7. ---
+
+_DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of 16-bit grey, by version, format and byte order
+# On the way to RGB: alpha that is multiplied in is taken out; a palette's would raise a warning when it is dropped.
+_STRAIGHT = {"P": "RGBA", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}
+
+
+def _check_pil(image: object) -> Image:
+    """The image, if it is one of PIL's with a pixel or more. Raises TypeError, ValueError."""
+    try:
+        from PIL.Image import Image
+    except ImportError:
+        pass
+    else:
+        if isinstance(image, Image):
+            if 0 in image.size:
+                raise ValueError(f"an image of {image.width} x {image.height} pixels; expected 1 or more each way")
+            return image
+    raise TypeError(f"expected a PIL image, or a uint8 tensor (3, H, W) or (N, 3, H, W); got {type(image).__name__}")
+
+
+def _to_pixels(image: Image) -> NDArray[Any]:
+    """(H, W, 3), uint8; float32 from 0 to 255 where the image has 16 bits.
+
+    As the official loader does it: grey becomes three equal channels, alpha is dropped (not composited), a palette
+    becomes its colours, grey of 16 bits counts with all of them, a rotation in the EXIF data is left alone. Of colour
+    with 16 bits Pillow keeps the upper 8. Where the official loader fails or gives nonsense, it is what a person
+    expects: CMYK becomes the colours that are meant, alpha beside grey or in a palette is dropped.
+
+    Raises ValueError for values without a known range: floating-point, or integers beyond 16 bits.
+    """
+    import numpy as np
+
+    if image.mode in _DEEP:
+        values = np.asarray(image.convert("I"))
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(
+                f"an image of mode {image.mode} with values from {values.min()} to {values.max()}; expected 0 to 65535"
+            )
+        grey = values.astype(np.float32) * np.float32(255 / 65535)
+        return np.broadcast_to(grey[..., np.newaxis], (*grey.shape, 3))
+    if image.mode == "F":
+        raise ValueError("an image of mode F; floating-point values have no known range, convert it to 8 bits first")
+    if image.mode != "RGB":
+        image = image.convert(_STRAIGHT.get(image.mode, image.mode)).convert("RGB")
+    return np.asarray(image)
