@@ -1,12 +1,7 @@
 import lzma
-import os
 import shutil
 import socket
 from pathlib import Path
-
-# Tiny networks run faster on one thread, and many times so where something else takes a core. Before torch is imported,
-# and for the processes that the tests start.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
