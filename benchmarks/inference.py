@@ -6,7 +6,7 @@ All have the same random weights, as many threads as torch, and the same contigu
 the network's layout and type is measured); the logits of each are compared with ours. Each turn of a contender is one
 call that does not count, then so many that 16 images have passed; they take turns. Ratios are of median times. Whoever
 is not installed gets a row that says so. Compilation is not measured here. The last lines check bfloat16: how often the
-first class is float32's, on 1,000 random images of 64 px. Where there is a GPU, `inference_gpu.py` follows.
+first class is float32's, on 1,000 random images of 64 px.
 
 Notes: what was tried for `resnext.optimize`, on two cores of an AMD EPYC (Zen 5, AVX-512, bf16), torch 2.13, and what
 it gave, in ms for an image. Differences under 2 % are within the noise of a quiet machine. "In the network" is with the
@@ -68,15 +68,14 @@ import torch
 from torch import Tensor, nn
 
 import resnext
-from benchmarks import inference_gpu
 from benchmarks.measure import interleave, machine, parser, ratio, spread, table, target
 from benchmarks.peers import PEERS, Run, run_onnxruntime, run_openvino, run_torch, timm, torchvision, write_onnx
 from benchmarks.result import Result
 from resnext.cli.export import export
 from resnext.inference import aoti
-from resnext.inference.aoti import find_compiler
+from resnext.inference.backends import find_compiler
 from resnext.inference.fold import relative_error
-from resnext.inference.optimize import PIECE, optimize, piece_size
+from resnext.inference.optimize import PIECE, optimize
 
 IMAGES = 16  # in a turn
 BATCHES = [1, 16]
@@ -108,7 +107,7 @@ def run(runs: int, batches: Sequence[int] = BATCHES, precisions: Sequence[str] =
         results = [measure(model, batch, precision, runs, onnx) for precision in precisions for batch in batches]
     if "bf16" in precisions:
         top1(model)
-    return results + inference_gpu.run(runs)
+    return results
 
 
 def make_model() -> resnext.ResNeXt:
@@ -177,7 +176,7 @@ def turn(run: Run, batch: int) -> float:
 def write_package(model: resnext.ResNeXt, x: Tensor, precision: str, folder: Path) -> Path:
     """What `python -m resnext export --format aoti` writes, for as many images as `optimize` runs at once."""
     path = folder / "package.pt2"
-    export(model, path, "aoti", precision=precision, batch_size=piece_size(x.shape[0], PIECE[precision]))
+    export(model, path, "aoti", precision=precision, batch_size=min(x.shape[0], PIECE[precision]))
     return path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -108,7 +107,7 @@ def _load_pt2(job: Job, path: Path) -> tuple[Function, Mapping[str, str]]:
 
 def _write_aoti(job: Job, path: Path) -> None:
     program = torch.export.export(job.module, (job.images[0],), dynamic_shapes=job.dynamic_shapes)
-    shutil.copyfile(aoti.compile_cached(program, job.metadata), path)
+    aoti.save(program, path, job.metadata)
 
 
 def _load_aoti(job: Job, path: Path) -> tuple[Function, Mapping[str, str]]:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
-import re
+import shutil
 import sys
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from resnext.inference.huge_pages import huge_pages
+from resnext.inference.backends import find_compiler
+from resnext.inference.private_torch import compile_package, open_package
+from resnext.inference.processor import describe
 from resnext.weights.atomic import replacing
 from resnext.weights.cache import cache_dir, locked, read_digest
 from resnext.weights.download import sha256_of
 from resnext.weights.messages import first_line
 
-RECIPE = 2  # of `write_package`: to be counted up when it makes other packages
+Compiler = Callable[[torch.export.ExportedProgram, Path], None]
+RECIPE = 3  # to be counted up when other packages come out for the same program
+METADATA = "extra/metadata.json"  # below the root folder of the archive, as torch.export has it
 
 
 class CompilerError(RuntimeError):
@@ -32,17 +35,22 @@ class CompiledNetwork:
     """A package that `python -m resnext export --format aoti` wrote: images -> logits, as exported.
 
     It was compiled for images of one shape and type. torch's own loader takes any others for such, and reads beyond
-    them or leaves some out; this one refuses them, but for N, which is free: it runs in pieces of the N of the package,
-    the last filled up with zeros.
+    them or leaves some out; this one refuses them, except for N, which is free: it runs in pieces of the N of the
+    package, the last filled up with zeros.
+
+    A package is native code, which runs in this process: load only what you would run as a program.
 
     `metadata` is what the package says about itself. Raises FileNotFoundError, and RuntimeError for another file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._package = open_package(path)
-        self.metadata: Mapping[str, str] = self._package.get_metadata()
-        if "input_shape" not in self.metadata:
-            raise RuntimeError(f"{os.fspath(path)}: expected a package of this project's export")
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"{os.fspath(path)}: no such file; expected a package of AOTInductor (.pt2)")
+        self.metadata: Mapping[str, str] = _read_metadata(path)
+        try:
+            self._package = open_package(os.fspath(path))
+        except RuntimeError as error:
+            raise RuntimeError(f"{os.fspath(path)}: AOTInductor cannot load it: {first_line(error)}") from None
         self._dtype: torch.dtype = getattr(torch, self.metadata["input_dtype"])
         piece, *self._image = self.metadata["input_shape"].split(" x ")
         self._piece = int(piece) if piece.isdecimal() else None
@@ -68,83 +76,69 @@ class CompiledNetwork:
         count = images.shape[0]
         if self._piece is not None and count < self._piece:
             images = torch.cat([images, images.new_zeros(self._piece - count, *images.shape[1:])])
-        logits: Tensor = self._package.boxed_run([images])[0]
-        return logits[:count]
-
-
-def open_package(path: str | os.PathLike[str]) -> Any:
-    """torch's loader of AOTInductor packages, for one model; `boxed_run` takes and gives lists of tensors.
-
-    `torch._inductor.aoti_load_package` wraps it, takes two seconds to import, and parses JSON at each call.
-
-    Raises FileNotFoundError, and RuntimeError for a file that is no package.
-    """
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"{os.fspath(path)}: no such file; expected a package of AOTInductor (.pt2)")
-    try:
-        with huge_pages():
-            return _loader(os.fspath(path))
-    except RuntimeError as error:
-        raise RuntimeError(
-            f"{os.fspath(path)}: expected a package of AOTInductor (.pt2): {first_line(error)}"
-        ) from None
-
-
-def _loader(path: str) -> Any:
-    try:
-        return torch._C._aoti.AOTIModelPackageLoader(path, "model", False, 1, -1)
-    except TypeError:  # of an older torch; it takes less
-        return torch._inductor.aoti_load_package(path).loader
+        return self._package(images)[:count]
 
 
 def load(path: str | os.PathLike[str]) -> CompiledNetwork:
-    """A compiled package; see `CompiledNetwork`."""
+    """A compiled package, whose native code runs in this process; see `CompiledNetwork`."""
     return CompiledNetwork(path)
 
 
-def compile_cached(program: torch.export.ExportedProgram, metadata: Mapping[str, str]) -> Path:
-    """A package (`.pt2`) in the cache, compiled for this processor with its weights frozen and packed.
+def save(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    metadata: Mapping[str, str],
+    compiler: Compiler = compile_package,
+) -> None:
+    """Write a package for this processor, its weights frozen and packed; `path` ends in `.pt2`.
 
-    The cache is `torch.hub.get_dir()/compiled`: by graph, weights, shapes, precision, processor, threads and versions.
-    It may be deleted at any time. Of several processes one compiles, the others wait.
+    Compiling takes half a minute, so the cache keeps what comes out, by graph, shapes, weights, precision, processor,
+    threads and versions: `torch.hub.get_dir()/compiled`, which may be deleted at any time. Of several processes one
+    compiles, the others wait.
 
     Args:
-        program: what `torch.export.export` gives.
-        metadata: goes into the package, and tells what `program` does not: `architecture` and `precision` must
-            be there.
+        program: what `torch.export.export` gives, for one input and one output.
+        path: where to write.
+        metadata: goes into the package; "architecture", "precision", "input_dtype" and "input_shape" must be there.
+        compiler: writes the package without metadata; raises RuntimeError.
 
-    Raises CompilerError, and OSError where the cache cannot be written.
+    Raises CompilerError, and OSError where the cache or `path` cannot be written.
     """
-    name = f"{metadata['architecture']}-{metadata['precision']}-{_key(program, metadata)[:16]}"
+    name = f"{metadata['architecture']}-{metadata['precision']}-{_key(program)[:16]}"
     package = cache_dir().parent / "compiled" / f"{name}.pt2"
     if not _is_whole(package):
         with locked(name):
             if not _is_whole(package):  # another process may have been faster
                 package.parent.mkdir(parents=True, exist_ok=True)
-                _compile(program, metadata, package)
-    return package
+                _compile(program, package, compiler)
+    shutil.copyfile(package, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        root = archive.namelist()[0].split("/")[0]
+        archive.writestr(f"{root}/{METADATA}", json.dumps(dict(metadata)))
 
 
-def _key(program: torch.export.ExportedProgram, metadata: Mapping[str, str]) -> str:
+def _read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            root = archive.namelist()[0].split("/")[0]
+            metadata = json.loads(archive.read(f"{root}/{METADATA}"))
+        if {"input_dtype", "input_shape"} <= metadata.keys():
+            return metadata
+    except (zipfile.BadZipFile, AttributeError, IndexError, KeyError, ValueError):
+        pass
+    raise RuntimeError(f"{os.fspath(path)}: expected a package of `python -m resnext export --format aoti`")
+
+
+def _key(program: torch.export.ExportedProgram) -> str:
     """Of everything that the compiled code depends on."""
-    parts = [RECIPE, str(program.graph), dict(metadata), str(torch.__version__), _processor(), torch.get_num_threads()]
+    shapes = [str(node.meta.get("val")) for node in program.graph.nodes if node.op == "placeholder"]
+    parts = [RECIPE, str(program.graph), shapes, str(torch.__version__), describe(), torch.get_num_threads()]
     digest = hashlib.sha256(json.dumps(parts).encode())
-    # Folded weights are more than those of the network, by whose digest metadata go: the batch norms' eps is in them.
     tensors = {**program.state_dict, **{k: v for k, v in program.constants.items() if isinstance(v, Tensor)}}
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _processor() -> str:
-    """Name and instruction sets of the processor."""
-    try:
-        content = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        content = ""
-    lines = re.findall(r"^(?:model name|flags|Features)\s*:.*", content, re.MULTILINE)
-    return "\n".join(sorted(set(lines))) or f"{platform.machine()} {platform.processor()}"
 
 
 def _digest_file(package: Path) -> Path:
@@ -157,35 +151,14 @@ def _is_whole(package: Path) -> bool:
     return expected is not None and package.is_file() and sha256_of(package) == expected
 
 
-def _compile(program: torch.export.ExportedProgram, metadata: Mapping[str, str], package: Path) -> None:
+def _compile(program: torch.export.ExportedProgram, package: Path, compiler: Compiler) -> None:
     print("compiling for this processor, which takes about half a minute; the cache keeps it", file=sys.stderr)
     try:
         with replacing(package, ".pt2") as temporary:
-            write_package(program, temporary, metadata)
+            compiler(program, temporary)
             _digest_file(package).unlink(missing_ok=True)  # of what lay there
     except RuntimeError as error:
         advice = "" if find_compiler() else "; it needs a C++ compiler: install g++ or clang++, or name one in CXX"
         raise CompilerError(f"AOTInductor failed ({first_line(error)}){advice}") from None
     with replacing(_digest_file(package)) as temporary:
         temporary.write_text(f"{sha256_of(package)}  {package.name}\n", encoding="utf-8")  # the form of sha256sum
-
-
-def write_package(program: torch.export.ExportedProgram, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Compile for images of the very shape, layout and type that `program` was exported with; `path` ends in `.pt2`.
-
-    The weights are frozen and packed for it: not with gradients, where Inductor leaves them, and what comes out takes
-    twice as long. Raises RuntimeError.
-    """
-    configuration = {"freezing": True, "aot_inductor.metadata": dict(metadata or {})}
-    with torch.no_grad():
-        torch._inductor.aoti_compile_and_package(program, package_path=os.fspath(path), inductor_configs=configuration)
-
-
-def find_compiler() -> str | None:
-    """The C++ compiler that torch would use, or None."""
-    from torch._inductor import cpp_builder, exc
-
-    try:
-        return cpp_builder.get_cpp_compiler()
-    except (exc.InvalidCxxCompiler, OSError):
-        return None

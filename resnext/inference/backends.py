@@ -1,26 +1,42 @@
-"""What can run a folded network, and which of them is fastest here."""
+"""What can run a folded network, and which of it is fastest here.
+
+On a CPU: oneDNN Graph, which torch reaches through TorchScript (x86, float32 and bfloat16). It takes convolution,
+residual sum and ReLU as one piece, packs the weights once, and keeps between calls what single operators look up anew
+each time (20 to 30 us for each of 53). Else AOTInductor, which calls those operators; "eager" does so uncompiled.
+On a GPU: `torch.compile`, or nothing.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import os
+import shutil
+import sys
 import tempfile
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from resnext.inference import onednn, onednn_graph
-from resnext.inference.aoti import find_compiler, open_package, write_package
-from resnext.inference.fold import FoldedResNeXt
-from resnext.inference.grouping import widen_fastest
+from resnext.inference import private_torch
+from resnext.inference.fold import FoldedConv, FoldedResNeXt
 from resnext.weights.messages import first_line
 
 Runner = Callable[[Tensor], Tensor]
+WARM_UP = 3  # calls: TorchScript looks at the first and compiles in the second
+_SETTINGS = threading.RLock()  # held by the thread that has changed a setting of the whole process
+
+
+class UnavailableError(RuntimeError):
+    """This torch has no oneDNN Graph, or none for this type or processor."""
 
 
 def check(backend: str, device: torch.device) -> None:
-    """Raise RuntimeError for a backend that is not to be had, where that can be known before any work is done."""
+    """Raise RuntimeError for a backend that cannot be used, where that is known before any work is done."""
     if backend == "onednn" and device.type != "cpu":
         raise RuntimeError(f"backend 'onednn' is for the CPU, the network is on {device}; give backend='auto'")
     if backend == "inductor" and device.type == "cpu" and not find_compiler():
@@ -30,76 +46,133 @@ def check(backend: str, device: torch.device) -> None:
         )
 
 
-def run_by(backend: str, network: FoldedResNeXt, piece: Tensor) -> tuple[Runner, str]:
+def find_compiler() -> str | None:
+    """The C++ compiler that Inductor would use: what `CXX` names, else the platform's. None where there is none."""
+    return shutil.which(os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
+
+
+def run_by(backend: str, network: FoldedResNeXt, piece: Tensor, device: torch.device) -> tuple[Runner, str]:
     """`network.forward` for images of the very shape, type, layout and device of `piece`; and the backend that runs it.
 
-    "auto" is the fastest one that works. `network` must not be used again.
+    "auto" is the fastest one that works. `device` is that of both.
     """
+    runners = ON_CPU if device.type == "cpu" else ON_GPU
     if backend != "auto":
-        return RUNNERS[backend](network, piece), backend
-    *candidates, last = _candidates(piece)
+        return runners[backend](network, piece), backend
+    *candidates, last = runners
+    if device.type == "cpu" and not private_torch.onednn_computes_in(piece.dtype):
+        candidates = []  # the compilers fall back to the same slow convolutions
     for candidate in candidates:
-        # Asked here, not ahead: it imports Inductor, which takes a second.
-        if candidate == "inductor" and piece.device.type == "cpu" and not find_compiler():
+        if candidate == "inductor" and device.type == "cpu" and not find_compiler():
             continue
         try:
-            return RUNNERS[candidate](network, piece), candidate
-        except onednn_graph.UnavailableError:
+            return runners[candidate](network, piece), candidate
+        except UnavailableError:
             pass  # as on many machines
         except Exception as error:  # whatever a broken compiler leads to
             warnings.warn(
                 f"backend {candidate!r} failed, trying the next: {type(error).__name__}: {first_line(error)}",
                 stacklevel=3,
             )
-    return RUNNERS[last](network, piece), last
+    return runners[last](network, piece), last
 
 
-def _candidates(piece: Tensor) -> list[str]:
-    """What "auto" tries, the fastest first."""
-    if piece.device.type != "cpu":
-        return ["inductor", "eager"]
-    if not onednn.supports(piece.dtype):
-        return ["eager"]  # the compilers fall back to the same slow convolutions
-    return ["onednn", "inductor", "eager"]
+@contextlib.contextmanager
+def plain_arithmetic(device: torch.device) -> Iterator[None]:
+    """No autocast; on a GPU no TF32 either, which torch allows convolutions by default: fp32 computes in fp32.
+
+    Settings of the whole process come back as they were. One thread at a time may hold them changed.
+    """
+    with torch.autocast(device.type, enabled=False):
+        if device.type == "cpu":
+            yield
+            return
+        cudnn = torch.backends.cudnn
+        with _SETTINGS:
+            before = torch.get_float32_matmul_precision()
+            flags = cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False)
+            with flags:
+                torch.set_float32_matmul_precision("highest")
+                try:
+                    yield
+                finally:
+                    torch.set_float32_matmul_precision(before)
 
 
-def _compile(network: FoldedResNeXt, piece: Tensor) -> Runner:
-    if piece.device.type != "cpu":
-        return _compile_for_gpu(network, piece)
-    with tempfile.TemporaryDirectory() as folder:
-        with torch.no_grad():
-            program = torch.export.export(network, (piece,))
-        write_package(program, Path(folder) / "resnext.pt2")
-        package = open_package(Path(folder) / "resnext.pt2")
-
-    def run(x: Tensor) -> Tensor:
-        logits: Tensor = package.boxed_run([x])[0]
-        return logits
-
-    run(piece)
+def _by_graph(network: FoldedResNeXt, piece: Tensor) -> Runner:
+    """Takes about a second. Raises UnavailableError."""
+    with _fusing(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript; there is no other way to oneDNN Graph
+        function = torch.jit.freeze(torch.jit.trace(network, piece, check_trace=False))  # type: ignore[no-untyped-call]
+        for _ in range(WARM_UP):
+            function(piece)
+        graph = str(function.graph_for(piece))
+    if "oneDNNFusionGroup" not in graph:
+        raise UnavailableError(f"torch has no oneDNN Graph for {piece.dtype} on this processor")
+    run: Runner = function.forward
     return run
 
 
-def _compile_for_gpu(network: FoldedResNeXt, piece: Tensor) -> Runner:
-    """CUDA graphs and tuned kernels; groups as wide as is fastest. Not measured: written without a GPU at hand."""
-    widen_fastest(network, piece)
-    compiled = torch.compile(network, mode="max-autotune", dynamic=False)
+@contextlib.contextmanager
+def _fusing() -> Iterator[None]:
+    """Switch on TorchScript's use of oneDNN Graph, a setting of the whole process, for as long as it compiles."""
+    with _SETTINGS:
+        try:
+            before = torch.jit.onednn_fusion_enabled()  # type: ignore[no-untyped-call]
+            torch.jit.enable_onednn_fusion(True)
+        except (AttributeError, RuntimeError) as error:
+            raise UnavailableError(f"torch has no oneDNN Graph: {error}") from None
+        try:
+            yield
+        finally:
+            torch.jit.enable_onednn_fusion(before)
 
-    def run(x: Tensor) -> Tensor:
-        # Always in the mode that it was compiled in, or it would be compiled again; the graph's output is overwritten.
-        with torch.inference_mode(False), torch.no_grad():
-            return compiled(x.clone()).clone()
 
-    for _ in range(3):  # compile, record, replay
+def _by_package(network: FoldedResNeXt, piece: Tensor) -> Runner:
+    """Not `torch.compile`: a package has no guards, so it is not compiled again in another grad mode."""
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        package = Path(folder) / "resnext.pt2"
+        private_torch.compile_package(torch.export.export(network, (piece,)), package)
+        run = private_torch.open_package(str(package))
         run(piece)
     return run
 
 
-def _run_eagerly(network: FoldedResNeXt, piece: Tensor) -> Runner:
-    if piece.device.type == "cpu" and onednn.supports(network.dtype):
-        onednn.pack(network, piece)
+def _packed(network: FoldedResNeXt, piece: Tensor) -> Runner:
+    if private_torch.onednn_computes_in(network.dtype):
+        network = copy.deepcopy(network)
+        _pack(network, piece)
     network(piece)
     return network.forward  # not the module: `OptimizedResNeXt` has no parameters that `to` could move
 
 
-RUNNERS = {"onednn": onednn_graph.build, "inductor": _compile, "eager": _run_eagerly}
+def _pack(network: FoldedResNeXt, piece: Tensor) -> None:
+    """Let oneDNN run every convolution, packed for the size of input that `piece` leads to."""
+    sizes: dict[nn.Module, torch.Size] = {}
+    convs = [module for module in network.modules() if isinstance(module, FoldedConv)]
+    handles = [
+        conv.register_forward_pre_hook(lambda module, inputs: sizes.__setitem__(module, inputs[0].shape))
+        for conv in convs
+    ]
+    network(piece)
+    for handle in handles:
+        handle.remove()
+    for conv in convs:
+        conv.packed = private_torch.packed_convolution(conv, conv.relu, sizes[conv])
+        if conv.packed is not None:
+            conv.weight = None  # type: ignore[assignment]
+
+
+def _by_torch_compile(network: FoldedResNeXt, piece: Tensor) -> Runner:
+    compiled: Runner = torch.compile(network.forward)
+    compiled(piece)
+    return compiled
+
+
+def _plain(network: FoldedResNeXt, piece: Tensor) -> Runner:
+    return network.forward
+
+
+# The fastest first.
+ON_CPU = {"onednn": _by_graph, "inductor": _by_package, "eager": _packed}
+ON_GPU = {"inductor": _by_torch_compile, "eager": _plain}

@@ -1,7 +1,7 @@
 """ResNeXt for inference: batch norm folded into the convolutions, ReLU and residual sum a part of them.
 
-    batch norm   y = (x - mean) * gamma / sqrt(var + eps) + beta
-    so           conv(x; w) and batch norm = conv(x; w * scale) + (beta - mean * scale), scale = gamma / sqrt(var + eps)
+    batch norm   y = (x - mean) * gamma / sqrt(var + eps) + beta = x * scale + shift
+    so           conv(x; w) and batch norm = conv(x; w * scale) + shift
 
 Forms A and B become form C on the way, which is the same function (`resnext.forms`).
 """
@@ -14,7 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from resnext.inference.private_torch import Convolution, remove_hooks
 from resnext.model import Bottleneck, PathBottleneck, ResNeXt, ResNeXtFeatures
 
 EXACT = 1e-10  # relative, in double precision: what two orders of the same sums may differ by
@@ -27,21 +29,19 @@ class FoldedConv(nn.Conv2d):
     (N, in_channels, H, W) -> (N, out_channels, H', W').
     """
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor, relu: bool, like: nn.Conv2d | None = None, groups: int = 1
-    ) -> None:
-        """`like` has the stride, padding and dilation; default: 1, 0 and 1."""
-        outputs, width, height_of_kernel, width_of_kernel = weight.shape
-        size = (height_of_kernel, width_of_kernel)
-        super().__init__(width * groups, outputs, size, groups=groups, device="meta")
-        if like is not None:
-            self.stride, self.padding, self.dilation = like.stride, like.padding, like.dilation
-            self._reversed_padding_repeated_twice = like._reversed_padding_repeated_twice
+    def __init__(self, weight: Tensor, bias: Tensor, relu: bool, like: Any = None, groups: int = 1) -> None:
+        """`like`, a convolution, has the stride, padding and dilation; default: 1, 0 and 1."""
+        outputs, width, *size = weight.shape
+        stride, padding, dilation = (like.stride, like.padding, like.dilation) if like is not None else (1, 0, 1)
+        super().__init__(width * groups, outputs, (size[0], size[1]), stride, padding, dilation, groups, device="meta")
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(bias, requires_grad=False)
         self.relu = relu
+        self.packed: Convolution | None = None  # runs in place of all this
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        if self.packed is not None:
+            return self.packed(x, shortcut)
         out = super().forward(x)
         if shortcut is not None:
             out = out + shortcut
@@ -94,8 +94,9 @@ def fold(model: ResNeXt, example: Tensor) -> tuple[FoldedResNeXt, Tensor]:
     against each other: the logits of the unchanged network for the first two images of `example` are returned, in
     float64 (min(N, 2), num_classes).
 
-    Raises TypeError for another module than a ResNeXt; ValueError for a normalisation that cannot be folded, for a
-    network that gives maps, and where the two differ by more than 1e-10 (a network that has been altered).
+    Raises TypeError for another module than a ResNeXt; ValueError for a normalisation that cannot be folded, for
+    weights that are computed (pruned, parametrised), and where the two differ by more than 1e-10 (a network that has
+    been altered).
     """
     check_model(model)
     original = bare_copy(model)
@@ -120,12 +121,26 @@ def fold(model: ResNeXt, example: Tensor) -> tuple[FoldedResNeXt, Tensor]:
 
 
 def check_model(model: nn.Module) -> None:
-    """Raise TypeError for another module than a ResNeXt with logits or pooled features."""
+    """Raise TypeError for another module than a ResNeXt with logits or pooled features.
+
+    Raises ValueError for one whose weights are computed from others at each call: copies would not be right.
+    """
     if not isinstance(model, ResNeXt) or isinstance(model, ResNeXtFeatures):
         raise TypeError(
             f"expected a resnext.ResNeXt with logits or pooled features, got {type(model).__name__}; "
             "take a wrapped network out of its wrapper"
         )
+    for name, module in model.named_modules():
+        if not isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d)):
+            continue
+        # Pruning and the older weight_norm and spectral_norm leave weight_orig, weight_g and the like.
+        computed = {key for key, _ in module.named_parameters(recurse=False)} - {"weight", "bias"}
+        if computed or parametrize.is_parametrized(module):
+            raise ValueError(
+                f"{name} is pruned or parametrised: its weights are computed at each call; make them permanent first, "
+                "by torch.nn.utils.prune.remove, parametrize.remove_parametrizations, remove_weight_norm or "
+                "remove_spectral_norm"
+            )
 
 
 def relative_error(got: Tensor, expected: Tensor) -> float:
@@ -149,9 +164,7 @@ def allowed_error(model: ResNeXt, images: Tensor, dtype: torch.dtype, least: flo
 def bare_copy(model: ResNeXt) -> ResNeXt:
     """The network in double precision, for evaluation, without its hooks."""
     result = copy.deepcopy(model).double().eval()
-    for module in result.modules():
-        for hooks in ("_forward_hooks", "_forward_pre_hooks"):
-            getattr(module, hooks).clear()
+    remove_hooks(result)
     return result
 
 
@@ -185,13 +198,13 @@ def _fold_block(block: Any, name: str) -> FoldedBottleneck:
 
 
 def _scale(weight: Tensor, norm: Any, name: str) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution that has the batch norm in it."""
-    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None or norm.running_var is None:
+    """Weight and bias of the convolution that has the norm in it: a batch norm, or one that is frozen in some way.
+
+    Scale and shift are read off what it makes of 0 and 1, for not every frozen one says what its eps is.
+    """
+    if any(not isinstance(getattr(norm, key, None), Tensor) for key in ("running_mean", "running_var")):
         raise ValueError(f"{name}: expected a batch norm with running statistics, which can be folded, got {norm}")
-    scale = (norm.running_var + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight
-    bias = -norm.running_mean * scale
-    if norm.bias is not None:
-        bias = bias + norm.bias
-    return (weight * scale[:, None, None, None]).detach(), bias.detach()
+    levels = torch.tensor([0.0, 1.0], dtype=weight.dtype, device=weight.device)
+    with torch.no_grad():
+        shift, top = norm(levels[:, None, None, None].expand(-1, weight.shape[0], 1, 1)).flatten(1)
+        return weight * (top - shift)[:, None, None, None], shift

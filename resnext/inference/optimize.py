@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from resnext.inference import backends
+from resnext.inference.backends import Runner, plain_arithmetic
 from resnext.inference.fold import FoldedResNeXt, allowed_error, check_model, fold, relative_error
+from resnext.inference.processor import check_low_precision
 from resnext.model import ResNeXt
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-BACKENDS = ("auto", *backends.RUNNERS)
+BACKENDS = ("auto", *backends.ON_CPU)
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}  # relative, from the logits in double precision
 # Images that run at once on a CPU: so few that their maps stay in the cache; the weights are read once for all of them.
 PIECE = {"fp32": 2, "bf16": 4, "fp16": 4}
@@ -23,21 +25,19 @@ class OptimizedResNeXt(nn.Module):
     """What `optimize` returns. Floating point (N, in_channels, H, W) -> float32 logits (N, num_classes), no gradients.
 
     `backend` says what runs: "onednn", "inductor" or "eager"; `precision` is that of `optimize`. H and W are those of
-    the example. N is free: a batch runs in pieces of `piece` images, the last one filled up with zeros, so a batch of
-    1 takes as long as a full piece. Give an example of the batch size that is to be fast.
+    the example. N is free: a batch runs in pieces of as many images as `pieces` says, and what is left over as the
+    smallest piece that holds it, filled up with zeros. Give an example of the batch size that is to be fast.
 
     It has no parameters, and stays on the device that it was made on. On a CPU it may be called from several threads.
-    Cannot be trained, copied or pickled: keep the network that it was made of, or export it (`python -m resnext
+    It cannot be trained, copied or pickled: keep the network that it was made from, or export it (`python -m resnext
     export`).
     """
 
-    def __init__(
-        self, run: Callable[[Tensor], Tensor], example: Tensor, backend: str, precision: str, piece: int
-    ) -> None:
-        """`run` takes images (piece, in_channels, H, W) in `precision`, channels last."""
+    def __init__(self, runs: Mapping[int, Runner], example: Tensor, backend: str, precision: str) -> None:
+        """`runs`: for each number of images, what runs so many (N, in_channels, H, W) in `precision`, channels last."""
         super().__init__()
-        self.backend, self.precision, self.piece = backend, precision, piece
-        self._run, self._image, self._device = run, tuple(example.shape[1:]), example.device
+        self.backend, self.precision, self.pieces = backend, precision, tuple(sorted(runs, reverse=True))
+        self._runs, self._image, self._device = dict(runs), tuple(example.shape[1:]), example.device
         super().train(False)
 
     @torch.no_grad()
@@ -48,16 +48,17 @@ class OptimizedResNeXt(nn.Module):
                 f"expected floating point images (N, {shape}) on {self._device}, as those it was optimized for, "
                 f"got {tuple(x.shape)} of {x.dtype} on {x.device}; optimize again with such an example"
             )
-        with torch.autocast(self._device.type, enabled=False):  # it would take the classifier out of `precision`
+        with plain_arithmetic(self._device):
             # An empty batch runs a piece as well: its output has the shape of what comes out.
-            pieces = [self._run_piece(part) for part in torch.split(x, self.piece)]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            parts = [self._run_part(part) for part in torch.split(x, self.pieces[0])]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _run_piece(self, x: Tensor) -> Tensor:
+    def _run_part(self, x: Tensor) -> Tensor:
         count = x.shape[0]
-        if count < self.piece:
-            x = torch.cat([x, x.new_zeros(self.piece - count, *self._image)])
-        return self._run(_laid_out(x, self.precision))[:count]
+        size = min(size for size in self.pieces if size >= count)
+        if count < size:
+            x = torch.cat([x, x.new_zeros(size - count, *self._image)])
+        return self._runs[size](_laid_out(x, self.precision))[:count]
 
     def train(self, mode: bool = True) -> OptimizedResNeXt:
         """Raises RuntimeError for `mode=True`: the weights are frozen."""
@@ -69,8 +70,8 @@ class OptimizedResNeXt(nn.Module):
         raise TypeError("an optimized network cannot be copied or pickled; optimize again, or export it")
 
     def extra_repr(self) -> str:
-        shape = ", ".join(map(str, (self.piece, *self._image)))
-        return f"backend={self.backend}, precision={self.precision}, pieces of ({shape}), {self._device}"
+        count, image = " or ".join(map(str, self.pieces)), ", ".join(map(str, self._image))
+        return f"backend={self.backend}, precision={self.precision}, pieces of ({count}, {image}), {self._device}"
 
 
 def optimize(
@@ -83,7 +84,8 @@ def optimize(
 
     Batch norm is folded, in double precision and held against the network; maps are channels last; ReLU and residual
     sum are part of the convolutions; weights are frozen, and packed for the processor. Forms A and B run as form C.
-    All work is done here. `model` stays untouched; its hooks do not run. Autocast changes nothing, here or in use.
+    All work is done here. `model` stays untouched; its hooks do not run. Autocast changes nothing, here or in use, and
+    on a GPU "fp32" is not TF32, whatever torch is set to.
 
     Args:
         model: a ResNeXt with logits or pooled features, of any form.
@@ -93,8 +95,8 @@ def optimize(
             in "fp32", most of all in "fp16".
         backend: "onednn" compiles by oneDNN Graph, in a second or two, on x86 in "fp32" and "bf16"; "inductor" by
             torch's own compiler, which takes 10 to 40 s for 50 layers and a C++ compiler (on a GPU: Triton), and leaves
-            files in torch's cache (TORCHINDUCTOR_CACHE_DIR); "eager" does not compile; "auto" takes the first of these,
-            on a GPU of the last two, that works here. The result's `backend` says which it was.
+            files in torch's cache (TORCHINDUCTOR_CACHE_DIR); "eager" does not compile; "auto" takes the first of these
+            that works here, on a GPU the first of the last two. The result's `backend` says which it was.
 
     Returns an `OptimizedResNeXt`. Its logits are held against those of `model` in double precision, for the first two
     images of the example: within 1e-5 (relative) in fp32 and 2e-2 in bf16 and fp16, or within twice the error of the
@@ -102,46 +104,57 @@ def optimize(
 
     Raises TypeError for another module than a ResNeXt, and where the example is no tensor; ValueError for unknown
     arguments, for an example that does not fit, and for a network that cannot be folded; RuntimeError where the backend
-    asked for is not to be had, and where the result is not within those limits.
+    asked for cannot be used, where the result is not within those limits, and (`processor.ProcessorError`) where low
+    precision would kill the process.
     """
     for what, choice, known in (("precision", precision, PRECISIONS), ("backend", backend, BACKENDS)):
         if choice not in known:
             raise ValueError(f"unknown {what} {choice!r}; expected one of {', '.join(known)}")
     check_model(model)
     example = _check_example(model, example_inputs)
-    device, dtype = example.device, PRECISIONS[precision]
+    device = example.device
     backends.check(backend, device)
-    with torch.autocast(device.type, enabled=False):  # what is compiled, and what it is held against
+    with plain_arithmetic(device):  # what is compiled, and what it is held against
         network, expected = prepare(model, example, precision)
-        piece = piece_size(example.shape[0], PIECE[precision]) if device.type == "cpu" else example.shape[0]
-        part = _laid_out(example[:piece], precision)
-        with torch.no_grad():
-            run, backend = backends.run_by(backend, network, part)
-        result = OptimizedResNeXt(run, example, backend, precision, piece)
-        difference, limit = relative_error(result(example[: expected.shape[0]]), expected), TOLERANCE[precision]
-        if not difference <= limit:
-            limit = allowed_error(model, example, dtype, limit)
-        if not difference <= limit:
-            raise RuntimeError(
-                f"the logits in {precision} differ by {difference:.1e} from the network's, expected at most "
-                f"{limit:.0e}; give " + ("backend='eager'" if precision == "fp32" else "precision='fp32'")
-            )
-        return result
+        sizes = piece_sizes(len(example), PIECE[precision]) if device.type == "cpu" else (len(example),)
+        runs: dict[int, Runner] = {}
+        got = []
+        for size in sizes:
+            part = _laid_out(example[:size], precision)
+            with torch.no_grad():
+                runs[size], backend = backends.run_by(backend, network, part, device)
+                got.append(runs[size](part)[: len(expected)])
+        error = relative_error(torch.cat(got), torch.cat([expected[:size] for size in sizes]))
+        limit = TOLERANCE[precision]
+        if not error <= limit:
+            limit = allowed_error(model, example, PRECISIONS[precision], limit)
+    if not error <= limit:
+        raise RuntimeError(
+            f"the logits in {precision} differ by {error:.1e} from the network's, expected at most "
+            f"{limit:.0e}; give " + ("backend='eager'" if precision == "fp32" else "precision='fp32'")
+        )
+    return OptimizedResNeXt(runs, example, backend, precision)
 
 
 def prepare(model: ResNeXt, example: Tensor, precision: str) -> tuple[FoldedResNeXt, Tensor]:
-    """The folded network in `precision`, for `torch.export` or a backend; and what `fold` returns beside it."""
+    """The folded network in `precision`, for `torch.export` or a backend; and what `fold` returns beside it.
+
+    Raises ProcessorError where computing in `precision` would kill this process.
+    """
+    if precision != "fp32" and example.device.type == "cpu":
+        check_low_precision()
     network, expected = fold(model, example)
     return network.to(PRECISIONS[precision]), expected
 
 
-def piece_size(batch: int, most: int) -> int:
-    """The largest divisor of a batch up to `most`."""
-    return max(size for size in range(1, most + 1) if batch % size == 0)
+def piece_sizes(batch: int, most: int) -> tuple[int, ...]:
+    """The sizes of the pieces of a batch: at most `most` images, and what is left over."""
+    piece = min(batch, most)
+    return (piece, batch % piece) if batch % piece else (piece,)
 
 
 def _laid_out(x: Tensor, precision: str) -> Tensor:
-    """Done ahead of what is compiled: torch's copies are faster than Inductor's loop (`benchmarks/inference.py`)."""
+    """Before what is compiled, for torch's copies are faster than Inductor's loop (`benchmarks/inference.py`)."""
     return x.to(PRECISIONS[precision]).contiguous(memory_format=torch.channels_last)
 
 

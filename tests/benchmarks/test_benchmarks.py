@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import inference, inference_gpu, size
+from benchmarks import inference, size
 from benchmarks.measure import interleave, machine, ratio, spread, table, target
 from benchmarks.result import Result
 
@@ -178,41 +178,6 @@ def test_peers_that_are_not_installed(monkeypatch, tmp_path):
     assert missing["ours, inductor"] == missing["ours, aoti package"] == "no C++ compiler"
     assert missing["timm"] == missing["torchvision"] == "not installed"
     assert "onnxscript is not installed" in missing["OpenVINO"]
-
-
-def test_no_gpu(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    (result,) = inference_gpu.run(1)
-    assert not result.values
-    assert result.missing["ours, fp16, batch 256"] == "not measured: no GPU here"
-    assert capsys.readouterr().out.count("not measured: no GPU here") == 4
-
-
-@pytest.mark.parametrize("factor", [2, float("nan")])
-def test_the_tables_of_a_gpu(monkeypatch, capsys, factor):
-    monkeypatch.setattr(inference, "SIZE", 8)
-    monkeypatch.setattr(
-        inference_gpu,
-        "make_contenders",
-        lambda *_: (contenders("ours", inference_gpu.RIVAL, wrong=[inference_gpu.RIVAL], factor=factor), {}),
-    )
-    monkeypatch.setattr(inference_gpu, "turn", lambda call, batch, device: 1e-4)
-    result = inference_gpu.measure(torch.nn.Linear(1, 1), 2, "bf16", 2, 989.4)
-    output = capsys.readouterr().out
-    assert "ours: 85 of 989 TFLOP/s, 9% of the peak of the card" in output
-    assert "ours takes at most 1/1.3 of the time of torchvision, torch.compile: MISSED (1.00)" in output
-    assert len(result.problems) == 1
-
-
-def test_the_contenders_of_a_gpu(monkeypatch):
-    """On the CPU: that they are the same network."""
-    model = inference.make_model()
-    given, missing = inference_gpu.make_contenders(model, torch.randn(1, 3, 64, 64), "bf16")
-    assert set(given) | set(missing) == {"ours", "torchvision", "torchvision, torch.compile", "timm"}
-    logits = given["ours"]()
-    for name in set(given) & {"torchvision", "timm"}:
-        assert (given[name]() - logits).norm() < 3e-2 * logits.norm()
-    assert inference_gpu.turn(given["ours"], 128, torch.device("cpu")) > 0
 
 
 def test_size(monkeypatch, capsys):

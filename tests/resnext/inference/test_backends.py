@@ -5,35 +5,42 @@ import sys
 import threading
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from resnext.inference import backends, onednn, onednn_graph
-from resnext.inference.backends import find_compiler
+from resnext.inference import backends
+from resnext.inference.backends import find_compiler, plain_arithmetic, run_by
 from resnext.inference.optimize import optimize, prepare
 from tests.conftest import relative_error
-from tests.resnext.inference.test_inference import LIMITS, images, logits, tiny
+from tests.resnext.inference.conftest import LIMITS, images, logits
 
 on_x86 = pytest.mark.skipif(
-    not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="torch has oneDNN Graph for x86 alone"
+    not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="torch has oneDNN Graph only for x86"
 )
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
+GPU = torch.device("cuda:0")
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny()
+@pytest.fixture
+def no_graph(monkeypatch):
+    """A torch without oneDNN Graph."""
+    monkeypatch.delattr(torch.jit, "enable_onednn_fusion")
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "/nonexistent/c++")
 
 
 @pytest.mark.parametrize(
-    "backend", [pytest.param("onednn", marks=on_x86), pytest.param("inductor", marks=needs_compiler)]
+    "backend",
+    [pytest.param("onednn", marks=on_x86), pytest.param("inductor", marks=[needs_compiler, pytest.mark.slow])],
 )
 def test_compiled(model, backend):
-    result = optimize(model, [images(2)], backend=backend)
+    result = optimize(model, [images(3)], backend=backend)
     assert result.backend == backend
-    assert f"backend={backend}, precision=fp32, pieces of (2, 3, 16, 16), cpu" in repr(result)
+    assert f"backend={backend}, precision=fp32, pieces of (2 or 1, 3, 16, 16), cpu" in repr(result)
     for count in (0, 1, 2, 3, 16):
         x = images(count, seed=4).to(memory_format=torch.channels_last)
         got = result(x)
@@ -58,12 +65,12 @@ def test_auto_takes_the_fastest_and_says_nothing(model):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert optimize(model, images(1)).backend == "onednn"
-    assert not torch._C._jit_llga_enabled()  # it is a setting of the whole process
 
 
 @on_x86
+@pytest.mark.slow
 def test_no_compiler_is_imported_for_the_graph():
-    """Inductor alone would take as long as all the rest."""
+    """Inductor would take longer than all the rest."""
     script = """
 import sys, torch, resnext
 model = resnext.ResNeXt((1, 1, 1), cardinality=1, base_width=4, stem="cifar")
@@ -79,15 +86,15 @@ def test_the_graph_in_bf16(model):
     assert 1e-5 < relative_error(result(images(4)), logits(model, images(4))) < LIMITS["bf16"]
 
 
-@on_x86
-def test_several_threads(model):
-    graph = optimize(model, images(4), backend="onednn")
+@pytest.mark.parametrize("backend", ["eager", pytest.param("onednn", marks=on_x86)])
+def test_several_threads(model, backend):
+    network = optimize(model, images(4), backend=backend)
     expected = [logits(model, images(3, seed=seed)) for seed in range(4)]
     errors = [[] for _ in expected]
 
     def work(seed):
         for _ in range(20):
-            errors[seed].append(relative_error(graph(images(3, seed=seed)), expected[seed]))
+            errors[seed].append(relative_error(network(images(3, seed=seed)), expected[seed]))
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
     for thread in threads:
@@ -98,50 +105,51 @@ def test_several_threads(model):
 
 
 @on_x86
-def test_the_setting_of_the_process_comes_back(model):
-    torch._C._jit_set_llga_enabled(True)
+@pytest.mark.parametrize("before", [True, False])
+def test_the_setting_of_the_process_comes_back(model, before, monkeypatch):
+    torch.jit.enable_onednn_fusion(before)
     try:
         optimize(model, images(1), backend="onednn")
-        assert torch._C._jit_llga_enabled()
+        assert torch.jit.onednn_fusion_enabled() == before
+        monkeypatch.setattr(torch.jit, "trace", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            optimize(model, images(1), backend="onednn")
+        assert torch.jit.onednn_fusion_enabled() == before
     finally:
-        torch._C._jit_set_llga_enabled(False)
-    with pytest.raises(TypeError), onednn_graph._fusing():
-        raise TypeError
-    assert not torch._C._jit_llga_enabled()
+        torch.jit.enable_onednn_fusion(False)
 
 
 @on_x86
-def test_the_setting_comes_back_after_two_threads():
-    entered, leave = [threading.Event(), threading.Event()], [threading.Event(), threading.Event()]
+def test_the_setting_comes_back_after_two_threads(model, monkeypatch):
+    """The second to come must not find the setting that the first has made, and put that back after it."""
+    entered, leave, trace = [], [threading.Event(), threading.Event()], torch.jit.trace
 
-    def work(number):
-        with onednn_graph._fusing():
-            entered[number].set()
-            leave[number].wait()
+    def wait(*arguments, **options):
+        entered.append(leave[len(entered)])
+        entered[-1].wait(10)
+        return trace(*arguments, **options)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
-    threads[0].start()
-    entered[0].wait()
-    threads[1].start()
-    entered[1].wait(0.2)  # in vain
-    for number in range(2):  # in this order, in which the setting was left on
-        leave[number].set()
-        threads[number].join()
-    try:
-        assert not torch._C._jit_llga_enabled()
-    finally:
-        torch._C._jit_set_llga_enabled(False)
+    monkeypatch.setattr(torch.jit, "trace", wait)
+    threads = [threading.Thread(target=optimize, args=(model, images(1), "fp32", "onednn")) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for event, thread in zip(leave, threads, strict=True):
+        event.set()
+        thread.join(1)
+    for thread in threads:
+        thread.join()
+    assert len(entered) == 2
+    assert not torch.jit.onednn_fusion_enabled()
 
 
-@pytest.mark.parametrize("compiler", [None, "g++"])
-def test_a_torch_without_the_graph(model, monkeypatch, compiler):
-    monkeypatch.delattr(torch._C, "_jit_set_llga_enabled")
-    monkeypatch.setattr(backends, "find_compiler", lambda: compiler)
-    monkeypatch.setitem(backends.RUNNERS, "inductor", lambda network, piece: network.forward)
+def test_a_torch_without_the_graph(model, no_graph, monkeypatch):
+    monkeypatch.setitem(backends.ON_CPU, "inductor", lambda network, piece: network.forward)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert optimize(model, images(1)).backend == ("inductor" if compiler else "eager")
-    with pytest.raises(RuntimeError, match=r"torch has no oneDNN Graph: .*_jit_set_llga_enabled"):
+        assert optimize(model, images(1)).backend == ("inductor" if find_compiler() else "eager")
+        monkeypatch.setenv("CXX", "/nonexistent/c++")
+        assert optimize(model, images(1)).backend == "eager"
+    with pytest.raises(RuntimeError, match=r"torch has no oneDNN Graph: .*enable_onednn_fusion"):
         optimize(model, images(1), backend="onednn")
 
 
@@ -150,13 +158,12 @@ def test_a_type_that_the_graph_does_not_take(model):
         optimize(model, images(1), "fp16", "onednn")
 
 
-def test_a_compiler_that_fails(model, monkeypatch):
+@needs_compiler
+def test_a_compiler_that_fails(model, no_graph, monkeypatch):
     def fail(*_):
         raise OSError("no space left\non the device")
 
-    monkeypatch.delattr(torch._C, "_jit_set_llga_enabled")
-    monkeypatch.setattr(backends, "find_compiler", lambda: "g++")
-    monkeypatch.setattr(backends, "write_package", fail)
+    monkeypatch.setitem(backends.ON_CPU, "inductor", fail)
     with pytest.warns(UserWarning, match="backend 'inductor' failed, trying the next: OSError: no space left$"):
         result = optimize(model, images(1))
     assert result.backend == "eager"
@@ -165,46 +172,78 @@ def test_a_compiler_that_fails(model, monkeypatch):
         optimize(model, images(1), backend="inductor")
 
 
-def test_auto_on_a_gpu():
-    piece = SimpleNamespace(device=torch.device("cuda:0"), dtype=torch.bfloat16)
-    assert backends._candidates(piece) == ["inductor", "eager"]
+def test_no_compiler(model, no_compiler):
+    assert find_compiler() is None
+    with pytest.raises(RuntimeError, match=r"needs a C\+\+ compiler.*backend='eager'"):
+        optimize(model, images(1), backend="inductor")
 
 
-def test_the_output_of_a_graph_on_a_gpu_is_overwritten_by_the_next(model, monkeypatch):
-    """What CUDA graphs do: one input, one output, whoever calls. On the CPU here."""
-    modes = []
-
-    def compile(network, mode, dynamic):
-        assert (mode, dynamic) == ("max-autotune", False)
-        out = torch.empty(2, 10)
-
-        def run(x):
-            modes.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
-            return out.copy_(network(x))
-
-        return run
-
-    monkeypatch.setattr(torch, "compile", compile)
-    run = backends._compile_for_gpu(prepare(model, images(2), "fp32")[0], images(2))
-    with torch.inference_mode():
-        first, second = run(images(2)), run(images(2, seed=2))
-    assert relative_error(first, logits(model, images(2))) < 1e-5
-    assert relative_error(second, logits(model, images(2, seed=2))) < 1e-5
-    assert set(modes) == {(False, False)}  # another would compile it again
-
-
-def test_no_compiler(model):
-    with torch._inductor.config.patch({"cpp.cxx": (None, "/nonexistent/c++")}):
-        assert find_compiler() is None
-        with pytest.raises(RuntimeError, match=r"needs a C\+\+ compiler.*backend='eager'"):
-            optimize(model, images(1), backend="inductor")
-
-
-def test_unsupported_precision_is_not_compiled(model, monkeypatch):
-    monkeypatch.setattr(onednn, "supports", lambda dtype: False)
-    assert optimize(model, images(1), "bf16").backend == "eager"
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
+def test_a_precision_without_onednn_is_not_compiled(model):
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert optimize(model, images(1), "bf16").backend == "eager"
 
 
 def test_the_graph_is_for_the_cpu():
     with pytest.raises(RuntimeError, match="'onednn' is for the CPU, the network is on cuda:0; give backend='auto'"):
-        backends.check("onednn", torch.device("cuda:0"))
+        backends.check("onednn", GPU)
+
+
+@pytest.mark.parametrize("backend", ["auto", "inductor"])
+def test_on_a_gpu_torch_compiles(model, monkeypatch, backend):
+    """With everything on the CPU: what is called, and how."""
+    calls = []
+
+    def compile(function):
+        def compiled(x):
+            calls.append(x.shape)
+            return function(x)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compile)
+    network, expected = prepare(model, images(2), "fp32")
+    run, used = run_by(backend, network, images(2), GPU)
+    assert used == "inductor"
+    assert calls == [(2, 3, 16, 16)]  # compiled where it is made, not where it is used first
+    assert relative_error(run(images(2)), expected) < 1e-5
+    assert len(calls) == 2
+
+
+def test_on_a_gpu_without_triton(model, monkeypatch):
+    def compile(function):
+        raise RuntimeError("Cannot find a working triton installation")
+
+    monkeypatch.setattr(torch, "compile", compile)
+    network, expected = prepare(model, images(2), "fp32")
+    with pytest.warns(UserWarning, match="backend 'inductor' failed, trying the next: RuntimeError: Cannot find"):
+        run, used = run_by("auto", network, images(2), GPU)
+    assert used == "eager"
+    assert relative_error(run(images(2)), expected) < 1e-5
+
+
+def test_settings_of_a_gpu_come_back_after_two_threads():
+    inside, leave = threading.Event(), threading.Event()
+    seen = []
+
+    def first():
+        with plain_arithmetic(GPU):
+            inside.set()
+            leave.wait(10)
+
+    def second():
+        with plain_arithmetic(GPU):
+            seen.append(torch.backends.cudnn.allow_tf32)
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads[0].start()
+    inside.wait(10)
+    threads[1].start()
+    leave.set()
+    for thread in threads:
+        thread.join()
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32
+    with pytest.raises(ZeroDivisionError), plain_arithmetic(GPU):
+        raise ZeroDivisionError
+    assert torch.backends.cudnn.allow_tf32

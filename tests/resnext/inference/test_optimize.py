@@ -1,4 +1,4 @@
-"""resnext.optimize: the same logits, by every way that is at hand here."""
+"""resnext.optimize: the same logits, for every kind of network, input and batch."""
 
 import copy
 import io
@@ -7,37 +7,13 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 import resnext
-from resnext.inference import onednn
-from resnext.inference import optimize as inference
-from resnext.inference.fold import FoldedConv, allowed_error, fold
-from resnext.inference.grouping import widen, widen_fastest
-from resnext.inference.optimize import optimize, piece_size, prepare
+from resnext.inference import optimize as optimizing
+from resnext.inference.optimize import OptimizedResNeXt, optimize, piece_sizes, prepare
 from tests.conftest import randomize, relative_error
-
-LIMITS = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}
-
-
-def tiny(**options):
-    torch.manual_seed(0)
-    return randomize(
-        resnext.ResNeXt((1, 1, 1), cardinality=4, base_width=8, stem="cifar", num_classes=10, **options)
-    ).eval()
-
-
-def images(count, size=16, channels=3, seed=1):
-    return torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(seed))
-
-
-@torch.no_grad()
-def logits(model, x):
-    return model(x)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny()
+from tests.resnext.inference.conftest import LIMITS, images, logits, tiny
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +30,13 @@ def test_batches_of_any_size(model, eager, count):
     assert count == 0 or relative_error(got, logits(model, x)) < LIMITS["fp32"]
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("plain", [False, True])
-def test_precisions(model, precision, plain, monkeypatch):
-    if plain:
-        monkeypatch.setattr(onednn, "supports", lambda dtype: False)
+@pytest.mark.parametrize("onednn", [False, True])
+def test_precisions(model, precision, onednn):
     x = images(3)
-    result = optimize(model, x, precision, "eager")
+    with torch.backends.mkldnn.flags(enabled=onednn):
+        result = optimize(model, x, precision, "eager")
     assert (result.backend, result.precision) == ("eager", precision)
     error = relative_error(result(x), logits(model, x))
     assert error < LIMITS[precision]
@@ -130,13 +106,10 @@ def test_inputs_of_every_kind(model, eager, mode, layout):
         assert torch.equal(x, images(5))
 
 
-def test_same_top1_in_bf16(model, monkeypatch):
+def test_same_top1_in_bf16(model):
     """Of random inputs whose first two logits are further apart than the error."""
-    monkeypatch.setitem(inference.PIECE, "bf16", 200)
     x = images(1000, 8, seed=3)
-    result = optimize(model, x, "bf16", "eager")
-    assert result.piece == 200
-    expected, got = logits(model, x), result(x)
+    expected, got = logits(model, x), optimize(model, x, "bf16", "eager")(x)
     first, second = expected.topk(2).values.unbind(1)
     clear = first - second > 2 * (got - expected).abs().amax(1)
     assert clear.sum() > 500
@@ -174,28 +147,22 @@ def test_refused(model, arguments, error, message):
         optimize(**{"model": model, "example_inputs": images(1), "backend": "eager", **arguments})
 
 
-def test_networks_that_cannot_be_folded():
-    x = images(1, 32)
-    group = resnext.ResNeXt((1, 1, 1), stem="cifar", cardinality=2, norm_layer=lambda c: nn.GroupNorm(1, c))
-    with pytest.raises(ValueError, match=r"bn1: expected a batch norm with running statistics.*GroupNorm"):
-        optimize(group, x)
-    features = resnext.create("resnext29_8x64d_typeC", features_only=True)
-    with pytest.raises(TypeError, match="got ResNeXtFeatures"):
-        optimize(features, x)
-    altered = tiny()
-    altered.layer2[0].relu = nn.LeakyReLU()
-    with pytest.raises(ValueError, match="folded network differs from the given one by"):
-        optimize(altered, x, backend="eager")
-    altered.layer2[0] = nn.Identity()
-    with pytest.raises(ValueError, match=r"layer2\.0 is a Identity"):
-        optimize(altered, x, backend="eager")
-
-
 def test_a_result_that_is_off(model, monkeypatch):
-    monkeypatch.setitem(inference.TOLERANCE, "bf16", 1e-6)
-    monkeypatch.setattr(inference, "allowed_error", lambda model, x, dtype, least: least)
-    with pytest.raises(RuntimeError, match=r"the logits in bf16 differ by .*, expected at most 1e-06; give precision="):
+    """As of a backend that computes something else."""
+    monkeypatch.setitem(optimizing.backends.ON_CPU, "eager", lambda network, piece: lambda x: network(x) * 1.1)
+    with pytest.raises(
+        RuntimeError, match=r"the logits in bf16 differ by 1.0e-01 .*, expected at most .*; give precis"
+    ):
         optimize(model, images(1), "bf16", "eager")
+
+
+def test_each_piece_is_checked(model, monkeypatch):
+    monkeypatch.setitem(
+        optimizing.backends.ON_CPU, "eager", lambda network, piece: lambda x: network(x) * (1 if len(piece) > 1 else 2)
+    )
+    optimize(model, images(4), backend="eager")
+    with pytest.raises(RuntimeError, match="the logits in fp32 differ"):
+        optimize(model, images(5), backend="eager")
 
 
 @pytest.mark.parametrize(
@@ -224,16 +191,37 @@ def test_what_the_result_does_not_support(eager):
 
 
 def test_pieces():
-    assert [piece_size(batch, 4) for batch in (1, 2, 3, 4, 5, 6, 7, 8, 16, 25)] == [1, 2, 3, 4, 1, 3, 1, 4, 4, 1]
-    assert [piece_size(batch, 2) for batch in (1, 2, 3, 4, 16, 25)] == [1, 2, 1, 2, 2, 1]
+    assert [piece_sizes(batch, 2) for batch in (1, 2, 3, 4, 5, 7, 16)] == [
+        (1,), (2,), (2, 1), (2,), (2, 1), (2, 1), (2,)
+    ]  # fmt: skip
+    assert [piece_sizes(batch, 4) for batch in (1, 3, 4, 5, 6, 7, 11, 12)] == [
+        (1,), (3,), (4,), (4, 1), (4, 2), (4, 3), (4, 3), (4,)
+    ]  # fmt: skip
 
 
-def test_the_fold_is_exact(model):
-    network, expected = fold(model, images(3))
-    assert network.dtype == torch.float64
-    assert expected.shape == (2, 10)
-    assert relative_error(network.compute(images(2).double()), model.double()(images(2).double())) < 1e-12
-    model.float()
+@pytest.mark.parametrize("batch", [5, 7, 11])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_uneven_batches_run_in_pieces_without_filling_up(model, batch, precision, monkeypatch):
+    sizes = []
+
+    def record(network, piece):
+        def run(x):
+            assert x.shape == piece.shape
+            sizes.append(len(x))
+            return network(x)
+
+        return run
+
+    monkeypatch.setitem(optimizing.backends.ON_CPU, "eager", record)
+    result = optimize(model, images(batch), precision, "eager")
+    sizes.clear()
+    assert relative_error(result(images(batch)), logits(model, images(batch))) < LIMITS[precision]
+    most = {"fp32": 2, "bf16": 4}[precision]
+    assert sizes == [most] * (batch // most) + [batch % most]
+    for count in range(12):
+        got = result(images(count, seed=count))
+        assert got.shape == (count, 10)
+        assert count == 0 or relative_error(got, logits(model, images(count, seed=count))) < LIMITS[precision]
 
 
 def test_the_prepared_network_exports(model):
@@ -242,24 +230,22 @@ def test_the_prepared_network_exports(model):
     assert relative_error(program.module()(images(2)), logits(model, images(2))) < 1e-5
 
 
-def test_wider_groups_are_the_same(model):
-    network, expected = fold(model, images(2))
-    widen_fastest(network, images(2).double(), repeats=1)
-    assert relative_error(network.compute(images(2).double()), expected) < 1e-12
-    # of another one: in the first all groups may have been joined
-    conv = next(m for m in fold(model, images(2))[0].modules() if isinstance(m, FoldedConv) and m.groups > 1)
-    x = torch.randn(2, conv.in_channels, 7, 7, dtype=torch.float64)
-    for factor in (1, 2, 4):
-        wide = widen(widen(conv, 1), factor) if conv.groups == 4 else None
-        if wide is not None:
-            assert wide.groups == 4 // factor
-            assert relative_error(wide(x), conv(x)) < 1e-12
-    with pytest.raises(ValueError, match="groups cannot be joined by 3"):
-        widen(conv, 3)
+def test_on_a_gpu_fp32_is_not_tf32():
+    """With tensors that only claim to be on one."""
+    seen = []
 
+    def run(x):
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+        return torch.empty(len(x), 10)
 
-def test_a_network_that_magnifies_rounding_is_held_against_itself(model, monkeypatch):
-    monkeypatch.setitem(inference.TOLERANCE, "bf16", 1e-9)
-    assert optimize(model, images(1), "bf16", "eager").precision == "bf16"
-    assert allowed_error(model, images(1), torch.bfloat16, 0.5) == 0.5
-    assert 1e-4 < allowed_error(model, images(1), torch.bfloat16, 0.0) < 0.1
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with FakeTensorMode():
+            x = torch.empty(2, 3, 16, 16, device="cuda").to(memory_format=torch.channels_last)
+            assert OptimizedResNeXt({2: run}, x, "eager", "fp32")(x).shape == (2, 10)
+        assert seen == [(False, False)]
+        assert torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)

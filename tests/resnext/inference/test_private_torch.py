@@ -1,0 +1,34 @@
+"""What is done where a torch lacks a name that is not public."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from resnext.inference.optimize import optimize
+from resnext.inference.private_torch import onednn_computes_in, open_package
+from tests.conftest import relative_error
+from tests.resnext.inference.conftest import images, logits
+
+
+def test_without_packed_weights(model, monkeypatch):
+    monkeypatch.delattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
+    result = optimize(model, images(2), backend="eager")
+    assert relative_error(result(images(2)), logits(model, images(2))) < 1e-5
+
+
+def test_a_torch_that_does_not_say_what_onednn_computes_in(monkeypatch):
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    assert not onednn_computes_in(torch.bfloat16)
+    assert not onednn_computes_in(torch.float64)
+    assert onednn_computes_in(torch.float32)
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError])
+def test_the_documented_loader_of_packages(monkeypatch, error):
+    def older(*arguments):
+        raise error("it takes two arguments")
+
+    monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", older)
+    monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: lambda images: (path, images))
+    assert open_package("a.pt2")(1) == ("a.pt2", 1)
