@@ -54,7 +54,7 @@ class ResNeXtWeights(WeightsEnum):
 
         Raises WeightsError that lists what was tried.
         """
-        state_dict = read_state_dict(resolve_pretrained(self.meta["architecture"], progress=progress))
+        state_dict = read_state_dict(resolve_pretrained(self.meta["architecture"], progress=progress), published=True)
         return convert_state_dict(state_dict, find_form(state_dict), self.meta["form"])
 
 

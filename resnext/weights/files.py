@@ -15,7 +15,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -74,7 +74,7 @@ def read_state_dict(path: str | os.PathLike[str], *, published: bool = False) ->
             head = file.read(64)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise WeightsError(f"{shown}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    with torch.device("cpu"):  # whatever the default is
+    with on_cpu():
         match find_format(head):
             case "pth":
                 loaded = _read_pth(shown, status.st_size, is_zip=head.startswith(b"PK"), published=published)
@@ -88,6 +88,12 @@ def read_state_dict(path: str | os.PathLike[str], *, published: bool = False) ->
         if not published:
             _check_values(shown, state_dict)
         return state_dict
+
+
+def on_cpu() -> AbstractContextManager[Any]:
+    """Makes new tensors on the CPU whatever the default device is; at no cost where it is the CPU."""
+    cpu = torch.device("cpu")
+    return nullcontext() if torch.get_default_device() == cpu else cpu
 
 
 def _files_in(folder: Path) -> str:

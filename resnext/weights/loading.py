@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from resnext.architecture import Architecture, check_shapes
 from resnext.forms import convert_state_dict, find_form
 from resnext.model import ResNeXt, make_classifier
-from resnext.weights.files import WeightsError, first_line, read_state_dict, warn
+from resnext.weights.files import WeightsError, first_line, on_cpu, read_state_dict, warn
 from resnext.weights.pretrained import fetch
 
 AUTHORS_WEIGHTS = ("DEFAULT", "IMAGENET1K_V1")  # what torchvision's builders call the published weights
@@ -44,7 +44,7 @@ def load(
     """
     path = _find_file(weights, progress)
     device = torch.get_default_device()
-    with torch.device("cpu"):
+    with on_cpu():
         model = _load(path, expected, build, num_classes, in_channels, published)
     return model.to(device)
 
