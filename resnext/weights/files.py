@@ -177,13 +177,9 @@ class _Placeholder:
         pass
 
     def __call__(self, *arguments: Any) -> _Placeholder:
-        return _Placeholder()
+        return self
 
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
+    __setstate__ = __setitem__ = append = extend = add = __call__
 
 
 class _PickledStorages(pickle.Unpickler):
