@@ -1,42 +1,29 @@
-"""The numbers of a ResNeXt's layers in a Torch7 file, as float32 arrays in PyTorch's shapes; each used exactly once."""
+"""The numbers of a ResNeXt's layers in a Torch7 file, checked, in PyTorch's shapes.
+
+They are read in the file's precision, and kept in double precision where they are computed. A file is refused where a
+parameter is missing, has another number of elements, or holds NaN or infinity; where a running variance is below 0;
+and where a convolution or a batch normalization is not what the architecture has in its place.
+"""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from torch import nn
 
 from conversion.mapping.structure import ConvNorm
-from conversion.t7 import Tensor, TorchObject, walk
+from conversion.t7 import TorchObject
 
-PARAMETERS = ("weight", "bias", "running_mean", "running_var", "running_std")
-
-
-def whole_number(obj: TorchObject, name: str, default: int | None = None) -> int:
-    """A field that must be a whole number below 2^31. Raises T7Error."""
-    value = obj[name] if default is None else obj.get(name, default)
-    if type(value) is not int or abs(value) >= 2**31:
-        raise obj.error(f"expected a whole number as {name}, got {value!r}")
-    return value
-
-
-def _networks(value: Mapping[Any, Any]) -> Iterable[Any]:
-    """What lies in a table or object, less the copies on other GPUs that old files of a DataParallelTable hold."""
-    if isinstance(value, TorchObject) and value.class_name == "nn.DataParallelTable" and "modules" in value:
-        return [child for key, child in value["modules"].items() if key == 1]
-    return value.values()
+_FLOAT32_EPS = float(np.finfo(np.float32).eps)
 
 
 class ParameterReader:
-    """Reads parameters and running statistics, checks them, and keeps account of what was used."""
+    """Reads parameters and running statistics, and counts in `remarks` what was not taken over as it stands."""
 
     def __init__(self) -> None:
-        self._used: set[tuple[TorchObject, str]] = set()
-        self._remarks: Counter[str] = Counter()
+        self.remarks: Counter[str] = Counter()
 
     def conv_norm(
         self, convolution: nn.Conv2d, norm: nn.BatchNorm2d, sources: Sequence[ConvNorm]
@@ -47,110 +34,104 @@ class ParameterReader:
         """
         weights, vectors = [], []
         for source in sources:
-            shape = self._check_convolution(convolution, source.convolution, len(sources))
+            shape = _check_convolution(convolution, source, len(sources))
             weights.append(self._read(source.convolution, "weight", shape))
             vectors.append(self._norm(norm, source, shape[0]))
         if len(sources) == 1:
             return weights[0], vectors[0]
-        self._remarks["convolutions of form B joined"] += len(sources)
+        self.remarks["convolutions of form B joined"] += len(sources)
         return np.concatenate(weights), {name: np.concatenate([v[name] for v in vectors]) for name in vectors[0]}
 
     def linear(self, linear: nn.Linear, obj: TorchObject) -> dict[str, np.ndarray]:
-        """Weight and bias of the classifier."""
-        return {
-            "weight": self._read(obj, "weight", (linear.out_features, linear.in_features)),
-            "bias": self._read(obj, "bias", (linear.out_features,)),
-        }
-
-    def _check_convolution(self, expected: nn.Conv2d, obj: TorchObject, paths: int) -> tuple[int, ...]:
-        """Hold the fields against the convolution that they must describe; the shape of the weight in PyTorch."""
-        grouped = expected.groups > 1
-        both = whole_number(obj, "padding", 0)  # in files older than padH and padW
-        fields = {
-            "nInputPlane": (whole_number(obj, "nInputPlane"), expected.in_channels // (paths if grouped else 1)),
-            "nOutputPlane": (whole_number(obj, "nOutputPlane"), expected.out_channels // paths),
-            "groups": (whole_number(obj, "groups", 1), expected.groups // paths if grouped else 1),
-            "kH": (whole_number(obj, "kH"), expected.kernel_size[0]),
-            "kW": (whole_number(obj, "kW"), expected.kernel_size[1]),
-            "dH": (whole_number(obj, "dH", 1), expected.stride[0]),
-            "dW": (whole_number(obj, "dW", 1), expected.stride[1]),
-            "padH": (whole_number(obj, "padH", both), expected.padding[0]),
-            "padW": (whole_number(obj, "padW", both), expected.padding[1]),
-        }
-        if wrong := [f"{name} {got}, expected {wanted}" for name, (got, wanted) in fields.items() if got != wanted]:
-            raise obj.error(f"not a ResNeXt: {'; '.join(wrong)}")
-        inputs, outputs, groups = (fields[name][0] for name in ("nInputPlane", "nOutputPlane", "groups"))
-        return outputs, inputs // groups, *expected.kernel_size
+        """Weight and bias of the classifier, which the file may hold as a convolution of 1x1."""
+        weight = self._read(obj, "weight", (linear.out_features, linear.in_features))
+        return {"weight": weight, "bias": self._read_or(0, obj, "bias", linear.out_features)}
 
     def _norm(self, norm: nn.BatchNorm2d, source: ConvNorm, channels: int) -> dict[str, np.ndarray]:
         obj, shape = source.norm, (channels,)
-        eps = obj.get("eps", 1e-5)
-        if eps != norm.eps:
+        eps = obj.number("eps", 1e-5)
+        if not abs(eps - norm.eps) <= _FLOAT32_EPS * norm.eps:
             raise obj.error(f"eps {eps!r}, expected {norm.eps}")
-        values = {name: self._read(obj, name, shape) for name in ("weight", "bias", "running_mean")}
-        if "running_var" in obj or "running_std" not in obj:
-            values["running_var"] = self._read(obj, "running_var", shape)
-        else:  # before version 2 of the class: 1 / sqrt(var + eps)
-            std = self._take(obj, "running_std", shape)
-            with np.errstate(divide="ignore"):
-                variance = (std.astype(np.float64) ** -2 - eps).astype(std.dtype)
-            values["running_var"] = self._finite_float32(obj, "running_std", variance)
-            self._remarks["running_std turned into running_var"] += 1
-        if not (values["running_var"] > 0).all():
-            raise obj.error(f"running_var is {values['running_var'].min()} somewhere; expected more than 0 everywhere")
-        if isinstance(source.convolution.get("bias"), Tensor):
+        values = {
+            "weight": self._read_or(1, obj, "weight", channels),
+            "bias": self._read_or(0, obj, "bias", channels),
+            "running_mean": self._read(obj, "running_mean", shape),
+            "running_var": self._variance(obj, norm.eps, shape),
+        }
+        if source.convolution.get("bias") is not None:
             bias = self._read(source.convolution, "bias", shape)
-            if bias.any():  # ahead of a batch normalization a bias does no more than shift the mean
-                values["running_mean"] = values["running_mean"] - bias
-                self._remarks["convolution biases taken into running_mean"] += 1
+            if bias.any():  # before a batch normalization a bias only shifts the mean
+                values["running_mean"] = values["running_mean"].astype(np.float64) - bias
+                self.remarks["convolution biases taken into running_mean"] += 1
             else:
-                self._remarks["convolution biases that are all zero left out"] += 1
+                self.remarks["convolution biases that are all zero left out"] += 1
         return values
 
-    def _read(self, obj: TorchObject, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """A field of `shape` as a float32 array of its own."""
-        return self._finite_float32(obj, name, self._take(obj, name, shape))
+    def _variance(self, obj: TorchObject, eps: float, shape: tuple[int, ...]) -> np.ndarray:
+        if "running_var" in obj or "running_std" not in obj:
+            variance = self._read(obj, "running_var", shape)
+        else:  # before version 2 of the class: 1 / sqrt(var + eps)
+            std = self._read(obj, "running_std", shape)
+            with np.errstate(divide="ignore"):
+                variance = std.astype(np.float64) ** -2 - eps
+            # A variance of 0 comes back as a few roundings of `eps`; cudnn's rsqrt makes two, and old files were
+            # written in float32 before some were turned into double.
+            least = -16 * max(_FLOAT32_EPS, float(np.finfo(std.dtype).eps)) * eps
+            variance[(variance < 0) & (variance >= least)] = 0
+            self.remarks["running_std turned into running_var"] += 1
+        if not (variance >= 0).all():
+            raise obj.error(f"running_var is {variance.min()} somewhere; expected at least 0 everywhere")
+        self.remarks["running variances of 0 (channels that died)"] += int((variance == 0).sum())
+        tiny = float(np.finfo(np.float32).tiny)
+        self.remarks["running variances that are denormal"] += int(((variance > 0) & (variance < tiny)).sum())
+        return variance
 
-    def _take(self, obj: TorchObject, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """A field of `shape`, which the file may hold flattened, in the file's precision. It is used by that."""
+    def _read_or(self, default: float, obj: TorchObject, name: str, count: int) -> np.ndarray:
+        """A vector that a layer may lack: without it, Torch7 goes on as if all of it were `default`."""
+        if obj.get(name) is not None:
+            return self._read(obj, name, (count,))
+        kind = "linear" if name == "bias" and "running_mean" not in obj else "batch normalization"
+        self.remarks[f"{kind} without {name}: {default} everywhere"] += 1
+        return np.full(count, default, np.float32)
+
+    def _read(self, obj: TorchObject, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A field of `shape`, which the file may hold flattened, in the file's precision, as an array of its own."""
         if name not in obj:
             raise obj.error(f"missing: {name} {shape}")
-        tensor = obj[name]
-        if not isinstance(tensor, Tensor) or tensor.dtype.kind != "f":
-            raise obj.error(f"expected a tensor of real numbers as {name}, got {tensor!r}")
-        if tensor.numel != math.prod(shape):
-            raise obj.error(f"{name} has shape {tensor.shape}, expected {shape}")
-        if (obj, name) in self._used:
-            raise obj.error(f"{name} is used twice: the module appears more than once in the network")
-        self._used.add((obj, name))
-        return tensor.copy().reshape(shape)
-
-    def _finite_float32(self, obj: TorchObject, name: str, value: np.ndarray) -> np.ndarray:
-        if value.dtype != np.float32:
-            self._remarks[f"{value.dtype} tensors rounded to float32" if value.dtype.itemsize > 4 else
-                          f"{value.dtype} tensors turned into float32"] += 1  # fmt: skip
-            with np.errstate(over="ignore"):
-                value = value.astype(np.float32)
-        if not np.isfinite(value).all():
-            raise obj.error(f"{name} holds NaN or infinity; expected finite values")
+        value = obj.tensor(name, shape).copy().reshape(shape)
+        if value.dtype.itemsize != 4:
+            change = "rounded to" if value.dtype.itemsize > 4 else "turned into"
+            self.remarks[f"{value.dtype} tensors {change} float32"] += 1
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(value.astype(np.float32, copy=False)).all()
+        if not finite:
+            raise obj.error(f"{name} holds NaN or infinity; expected finite float32 values")
         return value
-
-    def check_all_used(self, root: Any) -> None:
-        """Raise T7Error that names every parameter and running statistic in the file which has not been used."""
-        left_over = [
-            (obj, f"{obj.path}.{name}")
-            for obj in walk(root, _networks)
-            for name in PARAMETERS
-            if isinstance(obj, TorchObject)
-            and isinstance(obj.get(name), Tensor)
-            and obj[name].numel
-            and (obj, name) not in self._used
-        ]
-        if left_over:
-            shown = ", ".join(path for _, path in left_over[:5])
-            more = f" and {len(left_over) - 5} more" if len(left_over) > 5 else ""
-            raise left_over[0][0].error(f"left over, with no place in a ResNeXt: {shown}{more}")
 
     def notes(self) -> list[str]:
         """What was not taken over as it stands, with counts."""
-        return [f"{count} {remark}" for remark, count in sorted(self._remarks.items())]
+        return [f"{count} {remark}" for remark, count in sorted(self.remarks.items()) if count]
+
+
+def _check_convolution(expected: nn.Conv2d, source: ConvNorm, paths: int) -> tuple[int, ...]:
+    """Hold the fields against the convolution that they must describe; the shape of the weight in PyTorch."""
+    obj, grouped = source.convolution, expected.groups > 1
+    both = obj.integer("padding", 0)  # in files older than padH and padW
+    stride = 1 if obj.class_name == "nn.SpatialConvolutionMM" else None  # in its oldest files there is no other
+    fields = {
+        "nInputPlane": (obj.integer("nInputPlane"), expected.in_channels // (paths if grouped else 1)),
+        "nOutputPlane": (obj.integer("nOutputPlane"), expected.out_channels // paths),
+        "groups": (obj.integer("groups", 1), expected.groups // paths if grouped else 1),
+        "kH": (obj.integer("kH"), expected.kernel_size[0]),
+        "kW": (obj.integer("kW"), expected.kernel_size[1]),
+        "dH": (obj.integer("dH", stride), expected.stride[0]),
+        "dW": (obj.integer("dW", stride), expected.stride[1]),
+        "padH": (obj.integer("padH", both) + source.padding[0], expected.padding[0]),
+        "padW": (obj.integer("padW", both) + source.padding[1], expected.padding[1]),
+        "dilationH": (obj.integer("dilationH", 1), 1),
+        "dilationW": (obj.integer("dilationW", 1), 1),
+    }
+    if wrong := [f"{name} {got}, expected {wanted}" for name, (got, wanted) in fields.items() if got != wanted]:
+        raise obj.error(f"not a ResNeXt: {'; '.join(wrong)}")
+    inputs, outputs, groups = (fields[name][0] for name in ("nInputPlane", "nOutputPlane", "groups"))
+    return outputs, inputs // groups, *expected.kernel_size
