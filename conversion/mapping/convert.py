@@ -33,7 +33,7 @@ class Conversion:
         stages: name of each stage to the object path of a module that gives its output.
         notes: whatever was not taken over as it stands, for people to read.
         form: of the state_dict.
-        unrounded: those of its tensors that were rounded, in double precision.
+        exact: those of its tensors that were rounded, as they were before, in double precision.
     """
 
     architecture: Architecture
@@ -44,20 +44,24 @@ class Conversion:
     stages: dict[str, str]
     notes: list[str]
     form: str = "C"
-    unrounded: dict[str, torch.Tensor] = field(default_factory=dict)
+    exact: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def in_form(self, form: str) -> Conversion:
         """The same with the state_dict rewritten. Raises ValueError for an unknown form."""
         if form == self.form:
             return self
         state_dict = convert_state_dict(self.state_dict, self.form, form)
-        unrounded = convert_state_dict(self.exact(), self.form, form) if self.unrounded else {}
-        return replace(self, state_dict=state_dict, unrounded=unrounded, form=form)
+        exact = convert_state_dict(self.unrounded().state_dict, self.form, form) if self.exact else {}
+        return replace(self, state_dict=state_dict, exact=exact, form=form)
 
-    def exact(self) -> dict[str, torch.Tensor]:
-        """The state_dict in double precision, without rounding."""
-        exact = {**self.state_dict, **self.unrounded}
-        return {name: value.double() if value.is_floating_point() else value for name, value in exact.items()}
+    def unrounded(self) -> Conversion:
+        """The same in double precision. Raises T7Error where the state_dict is not what its values round to."""
+        for name, value in self.exact.items():
+            if not torch.equal(value.to(self.state_dict[name].dtype), self.state_dict[name]):
+                raise self.model.error(f"{name} is not what the file's values round to")
+        values = {**self.state_dict, **self.exact}
+        double = {name: value.double() if value.is_floating_point() else value for name, value in values.items()}
+        return replace(self, state_dict=double, exact={})
 
 
 def convert(root: Any, progress: Callable[[list[Any]], Iterable[Any]] = iter) -> Conversion:
@@ -71,7 +75,7 @@ def convert(root: Any, progress: Callable[[list[Any]], Iterable[Any]] = iter) ->
     reader = ParameterReader()
     values = _values(network, reader, progress)
     state_dict: dict[str, torch.Tensor] = {}
-    unrounded: dict[str, torch.Tensor] = {}
+    exact: dict[str, torch.Tensor] = {}
     for key in network.empty.state_dict():
         if key.endswith("num_batches_tracked"):  # PyTorch's own counter, which Torch7 does not keep
             state_dict[key] = torch.tensor(0)
@@ -80,7 +84,7 @@ def convert(root: Any, progress: Callable[[list[Any]], Iterable[Any]] = iter) ->
             rounded = value.astype(np.float32, copy=False)
             state_dict[key] = torch.from_numpy(rounded)
             if value.dtype == np.float64 and not np.array_equal(rounded, value):
-                unrounded[key] = torch.from_numpy(value)
+                exact[key] = torch.from_numpy(value)
         else:
             raise network.model.error(f"the file has nothing for {key}")
     if values:
@@ -93,7 +97,7 @@ def convert(root: Any, progress: Callable[[list[Any]], Iterable[Any]] = iter) ->
         image_size=network.image_size,
         stages=network.stages,
         notes=[*network.model.source.notes, *reader.notes()],
-        unrounded=unrounded,
+        exact=exact,
     )
 
 
