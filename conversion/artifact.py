@@ -1,19 +1,15 @@
-"""A converted state_dict to a file with a checksum in its name, and a sidecar that says where it came from."""
+"""Converted weights as a file with a checksum in its name and a sidecar that says where it came from; publishing it."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
-import secrets
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -21,13 +17,16 @@ from torch import Tensor
 
 from conversion.mapping import Conversion
 from conversion.verify import Proof
+from resnext.weights import records
+from resnext.weights.atomic import replacing, replacing_all
+from resnext.weights.download import check_url
 
 FORMATS = ("pth", "safetensors")
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @dataclass(frozen=True)
-class SourceFile:
+class Torch7File:
     """The Torch7 file that was converted. `license` is that of the weights in it."""
 
     name: str
@@ -45,8 +44,8 @@ class Artifact:
     record: dict[str, Any]
 
 
-def make_record(conversion: Conversion, source: SourceFile, proof: Proof | None, digest: str) -> dict[str, Any]:
-    """The provenance of converted weights, all but the file that they end up in. `digest` is that of the tensors."""
+def make_record(conversion: Conversion, origin: Torch7File, proof: Proof | None, digest: str) -> dict[str, Any]:
+    """The provenance of converted weights, without the file that they end up in. `digest` is that of the tensors."""
     architecture = conversion.architecture
     parameters = sum(
         value.numel() for name, value in conversion.state_dict.items() if name.rpartition(".")[2] not in _BUFFERS
@@ -56,8 +55,8 @@ def make_record(conversion: Conversion, source: SourceFile, proof: Proof | None,
         "form": conversion.form,
         "architecture": {**asdict(architecture), "depth": architecture.depth, "parameters": parameters},
         "tensor_digest": digest,
-        "source": {**asdict(source), "form": conversion.source_form, "notes": conversion.notes},
-        "license": source.license,
+        "source": {**asdict(origin), "form": conversion.source_form, "notes": conversion.notes},
+        "license": origin.license,
         "proof": proof.as_dict() if proof else None,
         "versions": {
             "python": platform.python_version(),
@@ -78,35 +77,26 @@ def write_artifact(
 
     Raises OSError, and leaves the directory as it was.
     """
-    made = [path for path in (directory, *directory.parents) if not path.exists()]
-    temporary: list[Path] = []
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        _remove_stale(directory)
-        save = _save_pth if file_format == "pth" else _save_safetensors
-        weights = _write_temporary(directory, lambda file: save(state_dict, record, file), temporary)
-        path = directory / f"{record['arch']}_type{record['form']}-{weights.sha256[:8]}.{file_format}"
-        file = {"name": path.name, "format": file_format, "size": weights.size, "sha256": weights.sha256}
-        record = {**record, "file": file}
-        text = json.dumps(record, indent=2) + "\n"
-        sidecar = _write_temporary(directory, lambda file: file.write(text.encode()), temporary)
-        os.replace(weights.path, path)
-        os.replace(sidecar.path, path.with_suffix(".json"))
-        return Artifact(path, path.with_suffix(".json"), record)
-    except BaseException:
-        for leftover in temporary:
-            leftover.unlink(missing_ok=True)
-        for folder in made:
-            if folder.exists() and not any(folder.iterdir()):
-                folder.rmdir()
-        raise
+    with replacing_all(directory) as hidden:
+        with (hidden / "weights").open("xb") as file:
+            hashing = _HashingFile(file)
+            if file_format == "pth":
+                # A file object, not a path: torch names the archive inside after the path, and the bytes would differ.
+                torch.save(state_dict, hashing)  # type: ignore[arg-type]
+            else:
+                from safetensors.torch import save
 
-
-@dataclass(frozen=True)
-class _Written:
-    path: Path
-    sha256: str
-    size: int
+                hashing.write(save(state_dict, metadata={"record": json.dumps(record)}))
+        sha256 = hashing.digest.hexdigest()
+        path = directory / f"{record['arch']}_type{record['form']}-{sha256[:8]}.{file_format}"
+        sidecar = path.with_suffix(".json")
+        record = {
+            **record,
+            "file": {"name": path.name, "format": file_format, "size": hashing.size, "sha256": sha256},
+        }
+        (hidden / "weights").rename(hidden / path.name)
+        (hidden / sidecar.name).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return Artifact(path, sidecar, record)
 
 
 class _HashingFile:
@@ -124,32 +114,31 @@ class _HashingFile:
         self.file.flush()
 
 
-def _remove_stale(directory: Path) -> None:
-    """Delete what a process that was killed left half-written, a day ago or earlier."""
-    for path in directory.glob(".writing-*"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > 86_400:
-                path.unlink()
+def publish(built: Artifact, base_url: str) -> str:
+    """Enter a built `.pth` into the records of `resnext/weights.json`, where `pretrained=True` finds it.
 
-
-def _write_temporary(directory: Path, save: Callable[[Any], Any], temporary: list[Path]) -> _Written:
-    """A new hidden file in `directory`, on disk for good before anything is renamed."""
-    path = directory / f".writing-{secrets.token_hex(8)}"
-    with path.open("xb") as file:
-        temporary.append(path)
-        hashing = _HashingFile(file)
-        save(hashing)
-        file.flush()
-        os.fsync(file.fileno())
-    return _Written(path, hashing.digest.hexdigest(), hashing.size)
-
-
-def _save_pth(state_dict: dict[str, Tensor], record: dict[str, Any], file: Any) -> None:
-    # A file object, not a path: torch names the archive inside after the path, and the bytes would depend on it.
-    torch.save(state_dict, file)
-
-
-def _save_safetensors(state_dict: dict[str, Tensor], record: dict[str, Any], file: Any) -> None:
-    from safetensors.torch import save
-
-    file.write(save(state_dict, metadata={"record": json.dumps(record)}))
+    The file itself is for its maintainer to upload under `base_url`. Returns its URL. Raises ValueError where there is
+    no record to write to, DownloadError for a base URL from which nothing would be fetched.
+    """
+    content = json.loads(records.RECORDS.read_text(encoding="utf-8"))
+    arch, file, origin = built.record["arch"], built.record["file"], built.record["source"]
+    if arch not in content or content[arch]["torch7"]["file"] != origin["name"]:
+        known = ", ".join(f"{name} from {record['torch7']['file']}" for name, record in content.items())
+        raise ValueError(f"no record for {arch} from {origin['name']}; there are: {known}")
+    stated = content[arch]["torch7"]["sha256"]
+    if stated not in (None, origin["sha256"]):
+        raise ValueError(f"{origin['name']} has SHA-256 {origin['sha256']}, the record says {stated}")
+    url = f"{base_url.rstrip('/')}/{quote(file['name'])}"
+    check_url(url)
+    content[arch]["torch7"]["sha256"] = origin["sha256"]
+    content[arch]["hosted"] = {
+        "file": file["name"],
+        "urls": [url],
+        "size": file["size"],
+        "sha256": file["sha256"],
+        "tensor_digest": built.record["tensor_digest"],
+    }
+    with replacing(records.RECORDS) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    records.records.cache_clear()
+    return url

@@ -1,40 +1,57 @@
-"""One Torch7 file to one artifact: read, map, prove, write. What the command line and `pretrained=True` share."""
+"""One Torch7 file to one artifact: read, recognise, take the values, prove, write."""
 
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import os
-import sys
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from conversion import artifact, mapping, t7, verify
-from resnext.weights.digest import tensor_digest
 from resnext.weights.download import sha256_of
+from resnext.weights.files import tensor_digest
+from resnext.weights.progress import track
 
 
 class ProofError(RuntimeError):
-    """The converted network does not do what the file's own graph does; nothing was written. `proof` says where."""
+    """The converted network does not compute what the file's own graph does. `proof` says where."""
 
-    def __init__(self, path: Path, proof: verify.Proof) -> None:
+    exit_status = 1
+
+    def __init__(self, path: str, proof: verify.Proof) -> None:
         super().__init__(f"{path}: the proof failed, nothing is written: {proof.reason}")
         self.proof = proof
 
 
 def convert_and_prove(
-    path: str | os.PathLike[str], *, form: str = "C", prove: bool = True, progress: bool = False
+    path: str | os.PathLike[str],
+    *,
+    form: str = "C",
+    expected: str | None = None,
+    prove: bool = True,
+    progress: bool = False,
 ) -> tuple[mapping.Conversion, verify.Proof | None]:
-    """Read a Torch7 ResNeXt checkpoint and compare what was read with the file's own graph, unless `prove` is false.
+    """Read a Torch7 ResNeXt checkpoint and compare what was read with the file's own graph.
 
-    Returns the conversion in `form`, and its proof. Writes nothing. Raises T7Error for a file that is not such a
-    checkpoint, ProofError (a RuntimeError) where the converted network computes something else.
+    Writes nothing; arguments as of `build`. Returns the conversion in `form`, and its proof, None without `prove`.
+    Raises T7Error for a file that is not such a checkpoint, ProofError where the two compute something else.
     """
-    conversion = mapping.convert(t7.load(path), _bar("reading", progress)).in_form(form)
-    proof = verify.verify(conversion, _bar("proving", progress)) if prove else None
+    return _convert_and_prove(t7.load(path), os.fspath(path), form, expected, prove, progress)
+
+
+def _convert_and_prove(
+    root: Any, path: str, form: str, expected: str | None, prove: bool, progress: bool
+) -> tuple[mapping.Conversion, verify.Proof | None]:
+    show = functools.partial(track, show=None if progress else False, leave=False)
+    conversion = mapping.convert(root, functools.partial(show, desc="reading")).in_form(form)
+    name = conversion.architecture.name
+    if expected not in (None, name):
+        raise t7.T7Error(f"expected {expected}, got {name}", path=path)
+    proof = verify.verify(conversion, functools.partial(show, desc="proving")) if prove else None
     if proof is not None and not proof.passed:
-        raise ProofError(Path(path), proof)
+        raise ProofError(path, proof)
     return conversion, proof
 
 
@@ -73,34 +90,11 @@ def build(
 
     Raises T7Error for a file that is not such a checkpoint, ProofError, and OSError for trouble with `directory`.
     """
-    root = t7.load(path)  # no values yet; refuses what is no Torch7 file before it is read for its digest
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # the digest takes as long as the conversion: side by side
-        digest = pool.submit(_digest, path, sha256)
-        conversion = mapping.convert(root, _bar("reading", progress)).in_form(form)
-        name = conversion.architecture.name
-        if expected not in (None, name):
-            raise t7.T7Error(f"expected {expected}, got {name}", path=str(path))
-        proof = verify.verify(conversion, _bar("proving", progress)) if prove else None
-        if proof is not None and not proof.passed:
-            raise ProofError(path, proof)
-        tensors = tensor_digest(conversion.state_dict)  # without a proof, the other digest is still being taken
-        source = artifact.SourceFile(path.name, path.stat().st_size, digest.result(), license_)
-    record = artifact.make_record(conversion, source, proof, tensors)
+    root = t7.load(path)  # no values yet; refuses what is not a Torch7 file before it is read for its digest
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # the digest takes as long as the conversion
+        digest = pool.submit(lambda: sha256 or sha256_of(path))
+        conversion, proof = _convert_and_prove(root, os.fspath(path), form, expected, prove, progress)
+        tensors = tensor_digest(conversion.state_dict)
+        origin = artifact.Torch7File(path.name, path.stat().st_size, digest.result(), license_)
+    record = artifact.make_record(conversion, origin, proof, tensors)
     return Built(artifact.write_artifact(conversion.state_dict, record, directory, file_format), proof)
-
-
-def _digest(path: Path, known: str | None) -> str:
-    return known or sha256_of(path)
-
-
-def _bar(what: str, progress: bool) -> Callable[[list[Any]], Iterable[Any]]:
-    """A progress bar for loops, on a terminal alone."""
-
-    def wrap(items: list[Any]) -> Iterable[Any]:
-        if not progress or not sys.stderr.isatty():
-            return items
-        from torch.hub import tqdm  # type: ignore[attr-defined]  # tqdm, or a stand-in where it is not installed
-
-        return tqdm(items, desc=what, leave=False)
-
-    return wrap

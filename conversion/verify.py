@@ -49,7 +49,7 @@ class Proof:
         reason: in one line, by how much they differ and how much is allowed.
         stages: the output of each stage, in float32.
         logits: the networks' output, in float32.
-        double: the networks' output in double precision, run only where float32 is beyond its tolerance: it decides then.
+        double: the networks' output in double precision, run where float32 is beyond its tolerance, and decisive then.
         first_difference: the first stage that is not bit-equal in float32, None where all are.
         torchvision: how its model compares in the precision that decides, or why there is none to compare with.
         dtype, tolerance: the precision that decides, and how large a relative error of the logits it allows.

@@ -57,7 +57,7 @@ class Conversion:
     def unrounded(self) -> Conversion:
         """The same in double precision. Raises T7Error where the state_dict is not what its values round to."""
         for name, value in self.exact.items():
-            if not torch.equal(value.to(self.state_dict[name].dtype), self.state_dict[name]):
+            if not torch.equal(_rounded(name, value), self.state_dict[name]):
                 raise self.model.error(f"{name} is not what the file's values round to")
         values = {**self.state_dict, **self.exact}
         double = {name: value.double() if value.is_floating_point() else value for name, value in values.items()}
@@ -81,9 +81,8 @@ def convert(root: Any, progress: Callable[[list[Any]], Iterable[Any]] = iter) ->
             state_dict[key] = torch.tensor(0)
         elif key in values:
             value = values.pop(key)
-            rounded = value.astype(np.float32, copy=False)
-            state_dict[key] = torch.from_numpy(rounded)
-            if value.dtype == np.float64 and not np.array_equal(rounded, value):
+            state_dict[key] = _rounded(key, torch.from_numpy(value))
+            if value.dtype.itemsize > 2 and not np.array_equal(state_dict[key].numpy(), value):
                 exact[key] = torch.from_numpy(value)
         else:
             raise network.model.error(f"the file has nothing for {key}")
@@ -99,6 +98,11 @@ def convert(root: Any, progress: Callable[[list[Any]], Iterable[Any]] = iter) ->
         notes=[*network.model.source.notes, *reader.notes()],
         exact=exact,
     )
+
+
+def _rounded(name: str, value: torch.Tensor) -> torch.Tensor:
+    """A value as float32, and a variance that rounding brought below 0 as 0."""
+    return value.float().clamp(min=0) if name.endswith("running_var") else value.float()
 
 
 def _values(

@@ -137,8 +137,10 @@ def _keys(table: Table) -> str:
 
 
 def _is_network(obj: TorchObject) -> bool:
-    """A criterion or a confusion matrix has no parameters; what has some is a network."""
-    return any(_parameters(part) for part in walk(obj) if isinstance(part, TorchObject))
+    """Whether a module has parameters, which a criterion's weights and a confusion matrix are not."""
+    return not obj.class_name.endswith("Criterion") and any(
+        _parameters(part) for part in walk(obj) if isinstance(part, TorchObject)
+    )
 
 
 def _parameters(obj: TorchObject) -> list[str]:

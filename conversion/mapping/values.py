@@ -1,6 +1,6 @@
 """The numbers of a ResNeXt's layers in a Torch7 file, checked, in PyTorch's shapes.
 
-They are read in the file's precision, and kept in double precision where they are computed. A file is refused where a
+They are read in the file's precision, and given in double precision where they are computed. A file is refused where a
 parameter is missing, has another number of elements, or holds NaN or infinity; where a running variance is below 0;
 and where a convolution or a batch normalization is not what the architecture has in its place.
 """
@@ -68,20 +68,20 @@ class ParameterReader:
         return values
 
     def _variance(self, obj: TorchObject, eps: float, shape: tuple[int, ...]) -> np.ndarray:
+        """The running variance; what rounding brought a hair below 0 is left so, for the caller to read as 0."""
         if "running_var" in obj or "running_std" not in obj:
-            variance = self._read(obj, "running_var", shape)
+            variance, least = self._read(obj, "running_var", shape), 0.0
         else:  # before version 2 of the class: 1 / sqrt(var + eps)
             std = self._read(obj, "running_std", shape)
             with np.errstate(divide="ignore"):
-                variance = std.astype(np.float64) ** -2 - eps
-            # A variance of 0 comes back as a few roundings of `eps`; cudnn's rsqrt makes two, and old files were
-            # written in float32 before some were turned into double.
+                variance = (std.astype(np.float64) ** -2 - eps).astype(std.dtype)  # as Torch7 reads such a file
+            # A variance of 0 comes back with the rounding of 1 / sqrt(eps), a few units in CUDA's float32. Files in
+            # double precision may have been float32 before.
             least = -16 * max(_FLOAT32_EPS, float(np.finfo(std.dtype).eps)) * eps
-            variance[(variance < 0) & (variance >= least)] = 0
             self.remarks["running_std turned into running_var"] += 1
-        if not (variance >= 0).all():
+        if not (variance >= least).all():
             raise obj.error(f"running_var is {variance.min()} somewhere; expected at least 0 everywhere")
-        self.remarks["running variances of 0 (channels that died)"] += int((variance == 0).sum())
+        self.remarks["running variances of 0 (channels that died)"] += int((variance <= 0).sum())
         tiny = float(np.finfo(np.float32).tiny)
         self.remarks["running variances that are denormal"] += int(((variance > 0) & (variance < tiny)).sum())
         return variance

@@ -10,9 +10,9 @@ import safetensors
 import torch
 
 from conversion import artifact, mapping, t7, verify
-from resnext.weights.digest import tensor_digest
+from resnext.weights.files import tensor_digest
 
-SOURCE = artifact.SourceFile("model.t7", 4_050_583, "0" * 64, "CC BY-NC 4.0")
+SOURCE = artifact.Torch7File("model.t7", 4_050_583, "0" * 64, "CC BY-NC 4.0")
 
 
 @pytest.fixture(scope="module")

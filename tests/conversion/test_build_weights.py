@@ -11,12 +11,14 @@ import subprocess
 import sys
 import termios
 
+import numpy as np
 import pytest
 import torch
 
 from conversion import build_weights, mapping, t7, verify
 from resnext.forms import convert_state_dict, find_form
 from tests.conftest import FIXTURES, ROOT
+from tests.conversion.rewrite import Rewriter
 
 SAMPLE_ARCH = "resnext11_4x8d"
 
@@ -134,7 +136,7 @@ def test_every_form_from_every_form(capsys, models, out, form, name):
     assert f"_type{form}-" in found["path"]
     proof = found["verification"]
     assert proof["passed"]
-    assert (proof["dtype"], proof["tolerance"]) == (("float64", 1e-12) if form == "A" else ("float32", 1e-6))
+    assert (proof["dtype"], proof["tolerance"]) in (("float64", 1e-12), ("float32", 1e-6))
     state_dict = torch.load(found["path"])
     assert find_form(state_dict) == form
     expected = mapping.convert(t7.load(models[name])).state_dict
@@ -144,14 +146,14 @@ def test_every_form_from_every_form(capsys, models, out, form, name):
 def test_form_in_the_name(capsys, sample, out):
     arguments = ("--t7", sample, "--no-verify", "--json", "--arch")
     assert json.loads(run(capsys, *arguments, f"{SAMPLE_ARCH}_typeB", "--out", out)[1])["form"] == "B"
-    assert "--arch resnext11_4x8d_typeB and --form A contradict each other" in refused(
+    assert "--arch resnext11_4x8d_typeB and --form A cannot be used together" in refused(
         capsys, out / "none", *arguments, f"{SAMPLE_ARCH}_typeB", "--form", "A"
     )
 
 
 def test_what_is_published_is_form_c(capsys, out):
     line = refused(capsys, out, "--all", "--publish", "https://example.com/release", "--form", "A")
-    assert "--publish and form A contradict each other" in line
+    assert "--publish takes a proved .pth of form C; it cannot be used with form A" in line
 
 
 def test_arch_that_the_file_is_not(capsys, sample, out):
@@ -165,14 +167,22 @@ def test_misspelt_arch(capsys, sample, out):
     )
 
 
-def test_a_failed_proof_stops_the_build(capsys, sample, out, monkeypatch):
-    monkeypatch.setattr(verify, "LOGITS_TOLERANCE", -1.0)
-    status, stdout, stderr = run(capsys, "--t7", sample, "--out", out)
-    assert status == 1
-    assert stdout == ""
-    assert "NOT PROVED" in stderr
-    assert stderr.splitlines()[-1].startswith(f"build_weights: {sample}: the proof failed, nothing is written: logits")
-    assert not out.exists()
+def test_a_failed_proof_stops_the_build(capsys, sample, out, tmp_path):
+    """Biases so large that not even double precision leaves the digits that the proof wants."""
+
+    def huge_biases(obj, fields):
+        if obj.class_name == "cudnn.SpatialConvolution":
+            fields["bias"] = np.full(fields["nOutputPlane"], 1e6)
+        if obj.class_name == "nn.SpatialBatchNormalization":
+            fields["running_mean"] = fields["running_mean"].numpy() + np.float32(1e6)
+        return fields
+
+    path = tmp_path / "huge.t7"
+    path.write_bytes(Rewriter(change=huge_biases).dump(t7.load(sample)))
+    line = refused(capsys, out, "--t7", path, status=1)
+    assert line.startswith(f"build_weights: {path}: the proof failed, nothing is written: logits within")
+    assert "allowed 1e-12 in double precision" in line
+    assert "first to differ: stem, by" in line
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The proof passes for what is right, and fails for each kind of thing that is wrong."""
 
-import dataclasses
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +10,10 @@ import torch
 from conversion import graph, mapping, t7, verify
 from tests.conftest import MODELS, SHARED, relative_error
 from tests.conversion.edit import find, put
+from tests.conversion.nets import dump
+from tests.conversion.resnexts import resnext
+from tests.conversion.rewrite import Rewriter
+from tests.conversion.t7.t7_writer import read
 
 STAGES = ["stem", "layer1", "layer2", "layer3"]
 
@@ -19,6 +23,12 @@ def conversion(sample):
     return mapping.convert(t7.load(sample))
 
 
+@pytest.fixture
+def imagenet(tmp_path):
+    """A small network of the kind that torchvision has as well."""
+    return mapping.convert(read(tmp_path, dump(resnext((1, 1, 1, 1), 2, 4, stem="imagenet", side=1))))
+
+
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_genuine_files_are_proved(models, name):
     proof = verify.verify(mapping.convert(t7.load(models[name])))
@@ -26,6 +36,7 @@ def test_genuine_files_are_proved(models, name):
     assert [stage.name for stage in proof.stages] == STAGES
     assert proof.logits.relative_error <= 1e-6
     assert proof.logits.shape == (2, 100 if "cifar100" in name else 10)
+    assert proof.double is None
 
 
 def test_stages_of_a_form_c_file_are_bit_equal(conversion):
@@ -41,9 +52,31 @@ def test_proof_is_plain_data_and_a_table(conversion):
     assert data["stages"][1]["name"] == "layer1"
     assert data["stages"][1]["shape"] == (2, 256, 32, 32)
     assert data["tolerance"] == 1e-6
+    assert data["dtype"] == "float32"
     table = proof.table()
     for part in ("layer3  2x1024x8x8   yes", "torchvision: not compared", "proved: logits within"):
         assert part in table
+
+
+def large_biases(obj, fields):
+    if obj.class_name == "cudnn.SpatialConvolution":
+        fields["bias"] = np.full(fields["nOutputPlane"], 100.0)
+    if obj.class_name == "nn.SpatialBatchNormalization":
+        fields["running_mean"] = fields["running_mean"].numpy() + np.float32(100)
+    return fields
+
+
+@pytest.mark.parametrize("form", "ABC")
+def test_double_precision_decides_where_float32_is_beyond_its_limit(sample, tmp_path, form):
+    path = tmp_path / "biases.t7"
+    path.write_bytes(Rewriter(change=large_biases).dump(t7.load(sample)))
+    proof = verify.verify(mapping.convert(t7.load(path)).in_form(form))
+    assert proof.passed
+    assert (proof.dtype, proof.tolerance) == ("float64", 1e-12)
+    assert 1e-6 < proof.logits.relative_error < 1e-4
+    assert proof.double.relative_error <= 1e-12
+    assert "logits in double" in proof.table()
+    assert "in double precision (" in proof.reason
 
 
 @pytest.mark.parametrize(
@@ -69,7 +102,9 @@ def test_swapped_kernel_axes_fail(conversion):
 
 def test_nan_fails(conversion):
     conversion.state_dict["fc.bias"][0] = math.nan
-    assert not verify.verify(conversion).passed
+    proof = verify.verify(conversion)
+    assert not proof.passed
+    assert proof.double is None
 
 
 def test_a_graph_that_does_more_than_the_mapping_saw_fails(conversion):
@@ -103,31 +138,25 @@ def test_the_proof_does_not_depend_on_the_number_of_threads(conversion):
     assert proofs[0] == proofs[1]
 
 
-def test_torchvision_takes_part_where_it_has_the_network(torchvision):
-    """An ImageNet network made up of a literal graph from PyTorch: only the comparison with torchvision is at stake."""
-    from resnext.architecture import Architecture
-
-    architecture = Architecture((1, 1, 1, 1), cardinality=2, base_width=4, num_classes=5)
-    state_dict = architecture.build().state_dict()
-    model, why_not = verify._torchvision_model(architecture, state_dict)
-    assert why_not == ""
-    ours = architecture.build_empty()
-    ours.load_state_dict(state_dict, assign=True)
-    images = torch.randn(1, 3, 64, 64)
-    assert torch.equal(model(images), ours.eval()(images))
-    _, why_not = verify._torchvision_model(dataclasses.replace(architecture, shortcut="C"), state_dict)
-    assert why_not == "not compared, it has no such network"
+def test_torchvision_takes_part_where_it_has_the_network(torchvision, imagenet):
+    proof = verify.verify(imagenet)
+    assert proof.passed
+    assert proof.torchvision == "bit-equal logits"
 
 
-def test_torchvision_that_cannot_be_imported_is_said(monkeypatch):
-    import sys
+def test_torchvision_that_differs_fails_the_proof(torchvision, imagenet, monkeypatch):
+    forward = torchvision.models.ResNet.forward
+    monkeypatch.setattr(torchvision.models.ResNet, "forward", lambda self, x: forward(self, x) * 1.001)
+    proof = verify.verify(imagenet)
+    assert not proof.passed
+    assert proof.reason.startswith("torchvision's model gives other logits: logits within")
 
-    from resnext.architecture import Architecture
 
+def test_torchvision_that_cannot_be_imported_is_said(imagenet, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision.models.resnet", None)
-    model, why_not = verify._torchvision_model(Architecture(), {})
-    assert model is None
-    assert why_not.startswith("not compared, it cannot be imported here (")
+    proof = verify.verify(imagenet)
+    assert proof.passed
+    assert proof.torchvision.startswith("not compared, it cannot be imported here (")
 
 
 @pytest.mark.parametrize(

@@ -79,12 +79,12 @@ def test_build_weights_without_a_network(record, home, site, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--publish", "https://a/", "--no-verify"], "--publish and --no-verify contradict each other"),
-     (["--publish", "https://a/", "--format", "safetensors"], "--publish and --format safetensors contradict"),
+    [(["--publish", "https://a/", "--no-verify"], "--publish takes a proved .pth of form C; it cannot be used with --no-verify"),
+     (["--publish", "https://a/", "--format", "safetensors"], "it cannot be used with --format safetensors"),
      (["--publish", "http://example.com/"], "refused http://example.com/"),
-     (["--publish", "https://a/", "--sample"], f"--publish and --sample contradict each other: records are of {T7}"),
-     (["--publish", "https://a/", "--t7", "my.t7"], "--publish and my.t7 contradict each other"),
-     (["--all", "--arch", NAME], "--all and --arch contradict each other"),
+     (["--publish", "https://a/", "--sample"], f"--publish cannot be used with --sample: there are records of {T7}"),
+     (["--publish", "https://a/", "--t7", "my.t7"], "--publish cannot be used with my.t7: there are"),
+     (["--all", "--arch", NAME], "--all and --arch cannot be used together"),
      (["--arch", "resnext29_8x64d"], "no weights were published for resnext29_8x64d; pretrained=True works for")],
 )  # fmt: skip
 def test_build_weights_bad_usage(record, home, tmp_path, capsys, arguments, message):
@@ -97,7 +97,7 @@ def test_build_weights_bad_usage(record, home, tmp_path, capsys, arguments, mess
 
 
 def test_publishing_another_source_than_the_records_is_refused(record, monkeypatch, tmp_path, built):
-    from conversion.publish import publish
+    from conversion.artifact import publish
 
     record["torch7"] |= {"file": "cifar10_resnext11_4x8d_C_nested.t7", "sha256": "0" * 64}
     use_records(monkeypatch, tmp_path, record)

@@ -1,0 +1,19 @@
+import pytest
+
+from conversion import mapping, t7
+
+BLOCK = "modules[4].modules[1].modules[1]"  # ConcatTable{branch, shortcut} of the first bottleneck
+BRANCH = f"{BLOCK}.modules[1]"
+SHORTCUT = f"{BLOCK}.modules[2]"
+
+
+@pytest.fixture
+def root(sample):
+    return t7.load(sample)
+
+
+def refused(root, *parts):
+    with pytest.raises(t7.T7Error) as caught:
+        mapping.convert(root)
+    for part in parts:
+        assert part in str(caught.value)
