@@ -36,6 +36,11 @@ def check_flag(name: str, value: Any) -> None:
     check(name, value, bool, lambda _: True, "True or False")
 
 
+def check_form(form: Any) -> None:
+    """Raise TypeError or ValueError for anything but one of the three forms."""
+    _check_choice("form", form, FORMS)
+
+
 def check_body(
     layers: Any, cardinality: Any, base_width: Any, stem: Any, shortcut: Any, in_channels: Any, form: Any
 ) -> None:
@@ -46,7 +51,7 @@ def check_body(
 
     _check_choice("stem", stem, STEMS)
     _check_choice("shortcut", shortcut, SHORTCUTS)
-    _check_choice("form", form, FORMS)
+    check_form(form)
     stages = 4 if stem == "imagenet" else 3
     check("layers", layers, Sequence, blocks, f"the number of bottlenecks (1 or more) of {stages} stages")
     check_count("cardinality", cardinality, 1)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from resnext.architecture import IMAGENET_LAYERS, Architecture
+from resnext.arguments import NormLayer, check_count, check_flag, check_form
 from resnext.forms import FORMS
 from resnext.model import ResNeXt
-from resnext.options import check_options
 from resnext.weights.loading import AUTHORS_WEIGHTS, load
 from resnext.weights.pretrained import resolve_pretrained
 from resnext.weights.records import get_record
@@ -66,22 +67,51 @@ def get_architecture(name: str) -> Architecture:
     return ARCHITECTURES[base]
 
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _suggest_keywords(function: _Function) -> _Function:
+    """The same function; its TypeError for an unknown keyword says which one may be meant."""
+    known = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*arguments: Any, **options: Any) -> Any:
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]}?" if near else f"expected some of {', '.join(known)}"
+                raise TypeError(f"{function.__name__} has no option {name}; {hint}")
+        return function(*arguments, **options)
+
+    return checked  # type: ignore[return-value]
+
+
+@_suggest_keywords
 def create(
     name: str,
-    *,
     pretrained: bool = False,
     progress: bool = True,
+    *,
     weights: str | os.PathLike[str] | None = None,
     num_classes: int | None = None,
     in_channels: int = 3,
     form: str | None = None,
-    **options: Any,
+    shortcut: str = "B",
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    replace_stride_with_dilation: Sequence[bool] | None = None,
+    norm_layer: NormLayer | None = None,
+    zero_init_residual: bool = False,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    global_pool: str | None = None,
 ) -> ResNeXt:
-    """Build a network of `list_models()` by name, with or without weights.
+    """Build a network by its name, one of `list_models()`, with or without weights.
+
+    The form may be left out of the name: `resnext50_32x4d` is `resnext50_32x4d_typeC` unless `form` says otherwise.
 
     Args:
-        name: e.g. `resnext50_32x4d_typeC`; the form may be left out.
-        pretrained: load the authors' weights.
+        pretrained: load the authors' weights (CC BY-NC 4.0).
         progress: show a progress bar where something is downloaded.
         weights: path or URL of a `.pth`, `.safetensors` or Torch7 `.t7` file to load instead, of any form; "DEFAULT"
             and "IMAGENET1K_V1", torchvision's names, mean the authors' weights.
@@ -89,42 +119,54 @@ def create(
             weights have another number, the body is loaded, the classifier is new, and a warning says so.
         in_channels: channels of the input image. Weights for 3 channels are adapted: summed for 1 channel, so that a
             grey image gives what it would give as RGB; else repeated in turn and scaled by 3 / in_channels.
-        form: "A", "B" or "C" of the paper's figure 3, where the name does not say it; default: "C".
+        form: "A", "B" or "C" of the paper's figure 3.
+        shortcut: "B" or "C", the shortcut type of the official code.
         features_only: leave out the head and return the maps of the stages, as a list; `feature_info` describes them.
         out_indices: which maps, with `features_only`: 0 is the stem's, 1 to 4 the stages'; default: all.
-        options: other arguments of `ResNeXt` that do not contradict the name: `shortcut`,
-            `replace_stride_with_dilation`, `norm_layer`, `zero_init_residual`, `drop_rate`, `drop_path_rate`,
-            `global_pool`.
+        replace_stride_with_dilation: for each stage after the first, whether its stride becomes dilation.
+        norm_layer: makes a normalisation layer for a number of channels; default: `torch.nn.BatchNorm2d`.
+        zero_init_residual: each bottleneck starts as its shortcut only.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last bottleneck; it rises linearly from 0 at the first.
+        global_pool: "avg" (default), "max", "avgmax", or "" for none.
 
     Returns:
-        The model, in training mode as torchvision's builders return theirs: call `eval()` before using it.
+        The model, in training mode as torchvision's builders return theirs: call `eval()` before using it. It is on
+        torch's default device.
 
     Raises:
-        ValueError: unknown name, or options that cannot be combined.
-        TypeError: unknown option.
-        WeightsError: weights that cannot be had, or that are not those of this network.
+        ValueError, TypeError: an unknown name or keyword, or arguments that are impossible, alone or together; before
+            anything is downloaded.
+        resnext.WeightsError: weights that are not available, or that are not those of this network.
     """
+    given = _given(locals())
     if isinstance(weights, str) and weights in AUTHORS_WEIGHTS:
         pretrained, weights = True, None
+    _check_flags(pretrained=pretrained, progress=progress)
     architecture = get_architecture(name)
     named_form = parse_name(name)[1]
     if form is not None and named_form not in (None, form):
         raise ValueError(f"{name} and form={form!r} cannot be combined; leave one of them out")
-    options = check_options(name, pretrained, weights, num_classes, options)
-    form = form or named_form or "C"
-    architecture = replace(architecture, in_channels=in_channels, shortcut=options.pop("shortcut", "B"))
-    if not pretrained and weights is None:
-        if num_classes is not None:
-            architecture = replace(architecture, num_classes=num_classes)
-        return architecture.build(form=form, **options)
-    if pretrained and options:  # what cannot be built is refused before anything is downloaded
-        classes = architecture.num_classes if num_classes is None else num_classes
-        replace(architecture, num_classes=classes).build_empty(form=form, **options)
-    path = resolve_pretrained(architecture.name, progress=progress) if weights is None else weights
-    model = load(
-        path,
+    if pretrained and shortcut != "B":
+        raise ValueError(
+            f"pretrained=True and shortcut={shortcut!r} cannot be combined: the authors' weights are of shortcut type B"
+        )
+    _check_together(given, num_classes, pretrained, weights)
+    form = (named_form or "C") if form is None else form
+    wanted = replace(
         architecture,
-        _builder(form, options),
+        num_classes=architecture.num_classes if num_classes is None else num_classes,
+        in_channels=in_channels,
+        shortcut=shortcut,
+    )
+    if not pretrained and weights is None:
+        return wanted.build(form=form, **given)
+    # What cannot be built is refused before anything is downloaded; one bottleneck for each stage shows it.
+    replace(wanted, layers=(1,) * len(wanted.layers)).build_empty(form=form, **given)
+    model = load(
+        resolve_pretrained(architecture.name, progress=progress) if weights is None else weights,
+        wanted,
+        _builder(form, given),
         num_classes=num_classes,
         in_channels=in_channels,
         progress=progress,
@@ -135,30 +177,95 @@ def create(
     return model
 
 
+@_suggest_keywords
 def from_checkpoint(
     path: str | os.PathLike[str],
     *,
+    progress: bool = True,
     num_classes: int | None = None,
     in_channels: int | None = None,
     form: str = "C",
-    progress: bool = True,
-    **options: Any,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    replace_stride_with_dilation: Sequence[bool] | None = None,
+    norm_layer: NormLayer | None = None,
+    zero_init_residual: bool = False,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    global_pool: str | None = None,
 ) -> ResNeXt:
     """The network that a checkpoint holds: depth, cardinality, width, stem and classes are read off the file.
 
     Args:
         path: path or URL of a `.pth`, `.safetensors` or Torch7 `.t7` file, of any form.
+        progress: show a progress bar where something is downloaded.
         num_classes: as in `create`.
         in_channels: as in `create`; by default that of the file.
         form: of the model, "A", "B" or "C"; that of the file does not matter.
-        progress: show a progress bar where something is downloaded.
-        options: as in `create`.
+        features_only, out_indices, replace_stride_with_dilation, norm_layer, zero_init_residual, drop_rate,
+            drop_path_rate, global_pool: as in `create`.
 
-    Raises ValueError and TypeError as `create`, WeightsError where the file is not that of a ResNeXt.
+    Raises ValueError and TypeError as `create` does, resnext.WeightsError where the file is not that of a ResNeXt.
     """
-    options = check_options("from_checkpoint", False, path, num_classes, options)
-    build = _builder(form, options)
-    return load(path, build=build, num_classes=num_classes, in_channels=in_channels, progress=progress)
+    given = _given(locals())
+    _check_flags(progress=progress)
+    check_form(form)
+    for name, count, least in (("num_classes", num_classes, 0), ("in_channels", in_channels, 1)):
+        if count is not None:
+            check_count(name, count, least)
+    _check_together(given, num_classes, False, path)
+    return load(path, build=_builder(form, given), num_classes=num_classes, in_channels=in_channels, progress=progress)
+
+
+# The options of a network that fix no shape of the whole network's weights, and what they are by default.
+_DEFAULTS = {
+    "features_only": False,
+    "out_indices": None,
+    "replace_stride_with_dilation": None,
+    "norm_layer": None,
+    "zero_init_residual": False,
+    "drop_rate": 0.0,
+    "drop_path_rate": 0.0,
+    "global_pool": None,
+}
+
+
+def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not at their defaults."""
+
+    def is_default(name: str) -> bool:
+        value = arguments[name]  # an array would answer `==` for each of its values
+        return value is None or (isinstance(value, bool | int | float) and value == _DEFAULTS[name])
+
+    return {name: arguments[name] for name in _DEFAULTS if not is_default(name)}
+
+
+def _check_flags(**flags: Any) -> None:
+    for name, value in flags.items():
+        if isinstance(value, str | os.PathLike):
+            raise TypeError(
+                f"{name} {value!r}; expected True or False: a file with weights is given as weights={value!r}"
+            )
+        check_flag(name, value)
+
+
+def _check_together(given: Mapping[str, Any], num_classes: int | None, pretrained: bool, weights: Any) -> None:
+    """Raise ValueError, which names both, for two arguments that cannot be combined."""
+    official = "pretrained=True" if pretrained else None
+    file = None if weights is None else f"weights={str(weights) if isinstance(weights, os.PathLike) else weights!r}"
+    features = "features_only=True" if given.get("features_only") else None
+    classes = f"num_classes={num_classes}" if num_classes else None
+    shown = {name: f"{name}={value!r}" for name, value in given.items()}
+    for first, second, why in (
+        (official, file, "give one of them"),
+        (official or file, shown.get("zero_init_residual"), "the weights overwrite what it would set"),
+        (features, classes, "there is no classifier"),
+        (features, shown.get("drop_rate"), "dropout comes before the classifier, and there is none"),
+        (features, shown.get("global_pool"), "the maps are not pooled"),
+        (None if features else "features_only=False", shown.get("out_indices"), "it says which maps to return"),
+    ):
+        if first and second:
+            raise ValueError(f"{first} and {second} cannot be combined: {why}")
 
 
 def _builder(form: str, options: Mapping[str, Any]) -> Callable[[Architecture], ResNeXt] | None:

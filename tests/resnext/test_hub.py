@@ -1,7 +1,8 @@
 """The hub entries, through torch.hub itself."""
 
+import importlib
+import inspect
 import os
-import shutil
 import subprocess
 import sys
 
@@ -25,9 +26,8 @@ ENTRIES = sorted(
 def hub(tmp_path, monkeypatch):
     """A hub whose cache holds this repository as `org/resnext`, so that torch.hub's own functions need no network."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cached = tmp_path / "hub" / "org_resnext_main"
-    ignore = shutil.ignore_patterns(".*", "tests", "benchmarks", "__pycache__", "build")
-    shutil.copytree(ROOT, cached, ignore=ignore)
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "org_resnext_main").symlink_to(ROOT)  # the same package: two of them are refused
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     return {"repo_or_dir": "org/resnext:main", "trust_repo": True, "skip_validation": True}
 
@@ -83,11 +83,38 @@ print(resnext.from_checkpoint({str(sample)!r}).fc.weight.shape)
 
 
 @pytest.mark.parametrize("entry", NETWORKS)
-def test_entries_hand_everything_on(entry, monkeypatch):
-    monkeypatch.setattr(resnext, "create", lambda *arguments, **options: (arguments, options))
-    found = torch.hub.load(str(ROOT), entry, True, False, source="local", weights="w", in_channels=1, drop_rate=0.1)
-    expected = {"pretrained": True, "progress": False, "weights": "w", "num_classes": None, "in_channels": 1}
-    assert found == ((entry,), expected | {"drop_rate": 0.1})
+def test_entries_name_their_keywords(entry):
+    with torch.device("meta"):
+        model = torch.hub.load(str(ROOT), entry, False, False, source="local", in_channels=1, drop_rate=0.1)
+    assert (model.in_channels, model.dropout.p) == (1, 0.1)
+    hubconf = importlib.import_module("hubconf")
+    names = [name for name in inspect.signature(resnext.create).parameters if name != "name"]
+    assert list(inspect.signature(getattr(hubconf, entry)).parameters) == names
+    assert all(f"    {name}: " in getattr(hubconf, entry).__doc__ for name in names)
+
+
+def test_a_path_in_the_place_of_pretrained():
+    """torch.hub.load(repository, entry, path): the path is truthy, and other weights would be loaded."""
+    with pytest.raises(TypeError, match=r"pretrained '/my.pth'; .* a file with weights is given as weights='/my.pth'"):
+        torch.hub.load(str(ROOT), "resnext50_32x4d_typeC", "/my.pth", source="local")
+
+
+def test_another_resnext_that_is_loaded_already(tmp_path):
+    """In a new process: a package of the user's own, or another checkout of this repository."""
+    (tmp_path / "resnext").mkdir()
+    (tmp_path / "resnext" / "__init__.py").write_text("")
+    script = f"""
+import resnext, torch
+try:
+    torch.hub.load({str(ROOT)!r}, "resnext50_32x4d_typeC", source="local")
+except ImportError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    (line,) = run.stdout.splitlines()
+    assert line.startswith(f"expected the package resnext of {ROOT}")
+    assert f"another one is loaded: {tmp_path / 'resnext' / '__init__.py'}; " in line
+    assert "new Python process" in line
 
 
 def test_building_and_loading_a_pth_imports_nothing_but_torch(tmp_path):

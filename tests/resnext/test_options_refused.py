@@ -62,7 +62,7 @@ def test_impossible_values(options, message):
 
 
 def test_a_file_tells_its_shortcuts_itself(pth):
-    with pytest.raises(TypeError, match="from_checkpoint has no option shortcut; expected some of num_classes"):
+    with pytest.raises(TypeError, match="from_checkpoint has no option shortcut; expected some of path, "):
         resnext.from_checkpoint(pth, shortcut="B")
 
 

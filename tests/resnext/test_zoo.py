@@ -161,7 +161,9 @@ def test_a_name_that_is_not_offered_says_what_is():
 
 
 def test_unknown_option_is_refused():
-    with pytest.raises(TypeError, match="has no option cardinality; expected some of num_classes, in_channels, form, "):
+    with pytest.raises(
+        TypeError, match="create has no option cardinality; expected some of name, pretrained, progress, weights, "
+    ):
         resnext.create("resnext50_32x4d", cardinality=4)
 
 
