@@ -1,1 +1,1 @@
-"""A literal graph as Python source that needs torch only."""
+"""A literal graph as Python code that needs torch only."""

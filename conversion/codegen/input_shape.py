@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from conversion.graph import modules_tables
-from conversion.graph.containers import ParallelTable
-from conversion.t7 import Storage, TorchObject, walk
+from conversion.codegen.generate import Trace
+from conversion.graph.registry import flattened, takes
+from conversion.t7 import Storage, T7Error, TorchObject, walk
 
-# Sides to try, the likely ones first: a network that ends in Linear runs on one of them alone.
+# Sides to try, the likely ones first: a network that ends in Linear runs on one of them only.
 SIDES = (224, 32, 64, 128, 256, 299, 227, 231, 221, 28, 48, 96, 112, 160, 192, 240, 320, 384, 448, 512, 16, 8)
 FRAMES = (16, 8, 32, 4)
-TAKES_TABLE = tuple(getattr(modules_tables, name) for name in vars(modules_tables) if name.endswith("Table"))
 
 
 class InputShapeError(ValueError):
@@ -23,8 +21,7 @@ class InputShapeError(ValueError):
 
 def infer(obj: TorchObject, network: nn.Module) -> tuple[int, ...]:
     """Shape of an input of one sample. Raises InputShapeError where no plausible one is found."""
-    first = _first_layer(network)
-    if isinstance(first, (ParallelTable, *TAKES_TABLE)) and not isinstance(first, modules_tables.SplitTable):
+    if takes(_first_layer(network)) == "list":
         raise InputShapeError("the network takes a table of inputs; only networks that take one tensor can be written")
     for shape in [*_kept(obj), *_plausible(network)]:
         if _runs(network, shape):
@@ -33,9 +30,7 @@ def infer(obj: TorchObject, network: nn.Module) -> tuple[int, ...]:
 
 
 def _first_layer(network: nn.Module) -> nn.Module:
-    while (
-        isinstance(network, (nn.Sequential, nn.ModuleList)) and not isinstance(network, ParallelTable) and len(network)
-    ):
+    while takes(network) != "list" and isinstance(network, (nn.Sequential, nn.ModuleList)) and len(network):
         network = network[0]
     return network
 
@@ -73,24 +68,14 @@ def _plausible(network: nn.Module) -> Iterator[tuple[int, ...]]:
 
 
 def _runs(network: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Whether the network takes a batch of two and gives two results: View turns a wrong size into a larger batch.
-
-    Tried without values, on the meta device, where a size costs nothing.
-    """
-    values = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    without = {name: torch.empty_like(value, device="meta") for name, value in values.items()}
-    for batch in (2, 1):  # a network may be made for one sample alone
+    """Whether the network takes a batch of two and gives two results: View turns a wrong size into a larger batch."""
+    for batch in (2, 1):  # a network may be made for one sample only
         try:
-            with torch.no_grad():
-                out = torch.func.functional_call(network, without, torch.empty(batch, *shape[1:], device="meta"))
-        except (RuntimeError, IndexError, ValueError):
+            output = Trace(network, (batch, *shape[1:])).output
+        except T7Error:
             continue
-        tensors = _tensors(out)
-        if batch == 1 or all(tensor.dim() > 0 and tensor.shape[0] == batch for tensor in tensors):
-            return all(tensor.numel() > 0 for tensor in tensors)
+        shapes = [variable.tensor.shape for variable in flattened(output)]
+        if batch == 1 or all(shape[:1] == (batch,) for shape in shapes):
+            return all(shape.numel() > 0 for shape in shapes)
         return False
     return False
-
-
-def _tensors(value: Tensor | list[Tensor]) -> list[Tensor]:
-    return [value] if isinstance(value, Tensor) else [tensor for part in value for tensor in _tensors(part)]

@@ -6,13 +6,17 @@ independent readings of one file, held against each other by `verify`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from conversion.graph import sharing
-from conversion.graph.layers import BUILDERS, CONTAINERS
-from conversion.t7 import T7Error, Table, TorchObject, walk
+from conversion.graph import activation, containers, convolution, linear, normalisation, pooling, shape, tables
+from conversion.graph.registry import BUILDERS, CHILDREN, VIEWS, Flow, Value, error, flattened
+from conversion.t7 import T7Error, TorchObject, walk
+
+THEMES = (activation, containers, convolution, linear, normalisation, pooling, shape, tables)
+MAX_CALLS = 20_000  # of modules for one input: 45 levels of Sequential{m, m} mean 2^45; a ResNet of 1,000 layers, 7,000
 
 
 class UnsupportedLayerError(T7Error):
@@ -25,16 +29,18 @@ def to_module(obj: Any) -> nn.Module:
     Each nn.Module has the attribute `torch7_path`, the object path of what it was made from. An object that appears
     twice in the graph is one nn.Module. Weights keep their precision, except that half becomes float32.
 
-    Raises UnsupportedLayerError that lists everything unsupported at once, and T7Error for a graph that makes no sense
-    or that uses the result of a module after the same module was called again.
+    Raises UnsupportedLayerError that lists everything unsupported at once, and T7Error for a graph that makes no sense,
+    that uses the result of a module after the same module was called again, or that would take very long to run.
     """
     if not isinstance(obj, TorchObject):
         raise T7Error(f"expected a module such as nn.Sequential, got {obj!r}")
     _check_supported(obj)
-    builder = _Builder()
-    module = builder.build(obj).eval()
-    if builder.repeated:
-        sharing.check(module, obj.source.path)
+    module = _Builder().build(obj).eval()
+    try:
+        outputs = _Outputs()
+        outputs.read(outputs.run(module, frozenset()))
+    except T7Error as problem:
+        raise T7Error(problem.cause, path=obj.source.path, object_path=problem.object_path) from None
     return module
 
 
@@ -44,23 +50,14 @@ def modules_by_path(module: nn.Module) -> dict[str, nn.Module]:
 
 
 def _children(obj: TorchObject) -> list[TorchObject]:
-    if obj.class_name not in CONTAINERS:
-        return []
-    modules = obj["modules"]
-    if not isinstance(modules, Table):
-        raise obj.error(f"expected a list as modules, got {modules!r}")
-    children = modules.as_list()
-    for child in children:
-        if not isinstance(child, TorchObject):
-            raise modules.error(f"expected modules, got {child!r}")
-    return children
+    return CHILDREN[obj.class_name](obj) if obj.class_name in CHILDREN else []
 
 
 def _check_supported(root: TorchObject) -> None:
     """Look at every module once, so that all that is unsupported is reported together."""
     unsupported: dict[str, list[str]] = {}
     for obj in walk(root, _children):
-        if isinstance(obj, TorchObject) and obj.class_name not in BUILDERS and obj.class_name not in CONTAINERS:
+        if isinstance(obj, TorchObject) and obj.class_name not in BUILDERS:
             unsupported.setdefault(obj.class_name, []).append(obj.path or "the root")
     if unsupported:
         listed = "; ".join(f"{name} at {', '.join(paths)}" for name, paths in sorted(unsupported.items()))
@@ -69,23 +66,80 @@ def _check_supported(root: TorchObject) -> None:
 
 class _Builder:
     def __init__(self) -> None:
-        self.built: dict[TorchObject, nn.Module] = {}
+        self.built: dict[TorchObject, tuple[nn.Module, int]] = {}  # and how many calls one of it means
         self.open: set[TorchObject] = set()
-        self.repeated = False
 
     def build(self, obj: TorchObject) -> nn.Module:
+        return self._build(obj)[0]
+
+    def _build(self, obj: TorchObject) -> tuple[nn.Module, int]:
         if obj in self.built:
-            self.repeated = True
             return self.built[obj]
         if obj in self.open:
             raise obj.error("the module contains itself")
         self.open.add(obj)
-        if obj.class_name in CONTAINERS:
-            module = CONTAINERS[obj.class_name](obj, [self.build(child) for child in _children(obj)])
-        else:
-            module = BUILDERS[obj.class_name](obj)
+        children = [self._build(child) for child in _children(obj)]
         self.open.discard(obj)
-        if not hasattr(module, "torch7_path"):  # the child of a DataParallelTable keeps its own
+        calls = 1 + sum(count for _, count in children)
+        if calls > MAX_CALLS:
+            raise obj.error(f"expected at most {MAX_CALLS} calls of modules for one input, got {calls}")
+        module = BUILDERS[obj.class_name](obj, *(child for child, _ in children))
+        if not hasattr(module, "torch7_path"):  # what a decorator decorates keeps its own
             module.torch7_path = obj.path  # type: ignore[assignment]
-        self.built[obj] = module
-        return module
+        self.built[obj] = module, calls
+        return module, calls
+
+
+class _Outputs(Flow):
+    """Whether Torch7 would compute with a module that is called twice what PyTorch does.
+
+    Each Torch7 module keeps one output, which its next call overwrites. Where the earlier result is still in use, as
+    the first one of an nn.ParallelTable of one module twice, Torch7 goes on with other values: such a graph is refused.
+
+    A value is a list of values, or the outputs that its tensor may lie in: pairs of a module and the number of its call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: dict[nn.Module, int] = {}
+
+    def layer(self, module: nn.Module, value: Value) -> Value:
+        self.read(value)
+        if type(module) in VIEWS:
+            return frozenset[Any]().union(*flattened(value))
+        if getattr(module, "inplace", False):
+            return value[0] if isinstance(value, list) and value else value
+        return self.write(module, value)
+
+    def call(
+        self, owner: nn.Module, function: Callable[..., Tensor], value: Value, *arguments: int, view: bool = False
+    ) -> Value:
+        return value if view else self.write(owner, value)
+
+    def items(self, owner: nn.Module, value: Value, count: int) -> list[Value]:
+        if not isinstance(value, list):
+            return [value] * count
+        if len(value) < count:
+            raise error(owner, f"{count} modules for a list of {len(value)}")
+        return value[:count]
+
+    def size(self, value: Value, dimension: int) -> int | None:
+        return None
+
+    def read(self, value: Value) -> None:
+        for tensor in flattened(value):
+            for module, call in tensor:
+                if self.counts[module] != call:
+                    raise _overwritten(module)
+
+    def write(self, module: nn.Module, value: Value) -> Value:
+        self.read(value)
+        call = self.counts.get(module, 0)
+        if any((module, call) in tensor for tensor in flattened(value)):  # it would read what it is writing
+            raise _overwritten(module)
+        self.counts[module] = call + 1
+        return frozenset({(module, call + 1)})
+
+
+def _overwritten(module: nn.Module) -> T7Error:
+    return error(module, "it appears again while its first result is in use, which Torch7 overwrites")

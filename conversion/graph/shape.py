@@ -1,4 +1,4 @@
-"""Torch7 layers that change the shape of a tensor, cut from it or reduce it, where PyTorch has no equal.
+"""Torch7 layers that change the shape of a tensor, cut from it, copy or reduce it.
 
 Dimensions count from 0 here, negative ones from the end. `input_dims` is Torch7's nInputDims: how many dimensions one
 sample has, so that a batch dimension is recognised; 0 where it is not set. View, Squeeze and their like share the
@@ -11,6 +11,14 @@ import math
 
 import torch
 from torch import Tensor, nn
+
+from conversion.graph.registry import VIEWS, builds, filled
+from conversion.t7 import Table, TorchObject
+from conversion.t7 import Tensor as T7Tensor
+
+# What acts on gradients only, or only prints.
+for name in ("CopyGrad", "GradientReversal", "Identity", "L1Penalty", "PrintSize", "TotalVariation", "ZeroGrad"):
+    builds(f"nn.{name}")(nn.Identity)
 
 
 def behind_batch(dimension: int, dims: int, input_dims: int) -> int:
@@ -34,10 +42,26 @@ class View(nn.Module):
         batch = outer if -1 in self.size else x.numel() // self.elements
         if batch == 1 and (self.input_dims == 0 or x.dim() <= self.input_dims):
             return x.reshape(self.size)
-        return x.reshape([batch] + self.size)  # noqa: RUF005 (TorchScript)
+        shape = [batch]
+        shape.extend(self.size)
+        return x.reshape(shape)
 
     def extra_repr(self) -> str:
         return ", ".join([*map(str, self.size), f"input_dims={self.input_dims}"])
+
+
+@builds("nn.View")
+def view(obj: TorchObject) -> nn.Module:
+    """nn.View."""
+    return View(*_sizes(obj), input_dims=obj.integer("numInputDims", 0, minimum=0))
+
+
+def _sizes(obj: TorchObject, inferred: int = 1) -> list[int]:
+    """Sizes from 1, of which as many as `inferred` may be -1."""
+    sizes = obj.sizes()
+    if not sizes or any(n < 1 and n != -1 for n in sizes) or sizes.count(-1) > inferred or math.prod(sizes) >= 2**63:
+        raise obj.error(f"expected sizes from 1, {inferred} of them may be -1, as size, got {sizes}")
+    return sizes
 
 
 class Reshape(nn.Module):
@@ -54,10 +78,19 @@ class Reshape(nn.Module):
             batch_mode = x.numel() != self.elements or x.shape[0] == 1
         if not batch_mode:
             return x.reshape(self.size)
-        return x.reshape([x.shape[0]] + self.size)  # noqa: RUF005 (TorchScript)
+        shape = [x.shape[0]]
+        shape.extend(self.size)
+        return x.reshape(shape)
 
     def extra_repr(self) -> str:
         return ", ".join([*map(str, self.size), f"batch_mode={self.batch_mode}"])
+
+
+@builds("nn.Reshape")
+def reshape(obj: TorchObject) -> nn.Module:
+    """nn.Reshape; batchMode may be nil."""
+    mode = obj.boolean("batchMode") if "batchMode" in obj else None
+    return Reshape(*_sizes(obj, inferred=0), batch_mode=mode)
 
 
 class Narrow(nn.Module):
@@ -81,6 +114,15 @@ class Narrow(nn.Module):
         return f"{self.dimension}, {self.index}, {self.length}"
 
 
+@builds("nn.Narrow")
+def narrow(obj: TorchObject) -> nn.Module:
+    """nn.Narrow."""
+    index, length = obj.integer("index"), obj.integer("length", 1)
+    if not index or not length:
+        raise obj.error(f"expected an index and a length other than 0, got {index} and {length}")
+    return Narrow(obj.dimension(), index, length)
+
+
 class Select(nn.Module):
     """nn.Select: one slice, without its dimension."""
 
@@ -95,10 +137,16 @@ class Select(nn.Module):
         return f"{self.dimension}, {self.index}"
 
 
+@builds("nn.Select")
+def select(obj: TorchObject) -> nn.Module:
+    """nn.Select."""
+    return Select(obj.dimension(), obj.position("index"))
+
+
 class Squeeze(nn.Module):
     """nn.Squeeze: without dimensions of 1, or without that one; a tensor keeps at least one dimension.
 
-    Without `dimension`, a batch of 1 survives where `input_dims` is set.
+    Without `dimension`, a batch of 1 survives where `input_dims` is set, and Torch7 makes nothing of a single value.
     """
 
     def __init__(self, dimension: int | None = None, input_dims: int = 0) -> None:
@@ -108,13 +156,22 @@ class Squeeze(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batched = self.input_dims > 0 and x.dim() == self.input_dims + 1
         dimension = self.dimension
-        out = x.squeeze() if dimension is None else x.squeeze(dimension + 1 if batched else dimension)
-        if out.dim() == 0:
-            out = out.unsqueeze(0)
-        return out.unsqueeze(0) if dimension is None and batched and x.shape[0] == 1 else out
+        if dimension is None:
+            if x.numel() == 1:
+                raise RuntimeError("nn.Squeeze of a single value, of which Torch7 makes an empty tensor")
+            out = x.squeeze()
+            return out.unsqueeze(0) if batched and x.shape[0] == 1 else out
+        out = x.squeeze(dimension + 1 if batched else dimension)
+        return out if out.dim() > 0 else out.unsqueeze(0)
 
     def extra_repr(self) -> str:
         return f"{self.dimension}, input_dims={self.input_dims}"
+
+
+@builds("nn.Squeeze")
+def squeeze(obj: TorchObject) -> nn.Module:
+    """nn.Squeeze of one dimension, or of all."""
+    return Squeeze(obj.dimension("dim") if "dim" in obj else None, obj.integer("numInputDims", 0, minimum=0))
 
 
 class Unsqueeze(nn.Module):
@@ -125,26 +182,50 @@ class Unsqueeze(nn.Module):
         self.dimension, self.input_dims = dimension, input_dims
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unsqueeze(self.dimension + (x.dim() - self.input_dims if self.input_dims > 0 else 0))
+        dimension = self.dimension + (x.dim() - self.input_dims if self.input_dims > 0 else 0)
+        if dimension < 0:
+            raise RuntimeError("fewer dimensions than nn.Unsqueeze expects")
+        return x.unsqueeze(dimension)
 
     def extra_repr(self) -> str:
         return f"{self.dimension}, input_dims={self.input_dims}"
 
 
-class Transpose(nn.Module):
-    """nn.Transpose: pairs of dimensions swapped one after the other."""
+@builds("nn.Unsqueeze")
+def unsqueeze(obj: TorchObject) -> nn.Module:
+    """nn.Unsqueeze."""
+    position = obj.integer("pos", minimum=1)
+    return Unsqueeze(position - 1, obj.integer("numInputDims", 0, minimum=0))
 
-    def __init__(self, *pairs: tuple[int, int]) -> None:
+
+class Transpose(nn.Module):
+    """nn.Transpose: pairs of dimensions swapped one after the other, counted within one sample if `input_dims` is set."""
+
+    def __init__(self, *pairs: tuple[int, int], input_dims: int = 0) -> None:
         super().__init__()
-        self.first, self.second = [a for a, _ in pairs], [b for _, b in pairs]
+        self.first, self.second, self.input_dims = [a for a, _ in pairs], [b for _, b in pairs], input_dims
 
     def forward(self, x: Tensor) -> Tensor:
+        batch = max(x.dim() - self.input_dims, 0) if self.input_dims > 0 else 0
         for i in range(len(self.first)):
-            x = x.transpose(self.first[i], self.second[i])
+            x = x.transpose(self.first[i] + batch, self.second[i] + batch)
         return x.clone(memory_format=torch.contiguous_format)
 
     def extra_repr(self) -> str:
-        return ", ".join(f"({a}, {b})" for a, b in zip(self.first, self.second, strict=True))
+        pairs = zip(self.first, self.second, strict=True)
+        return ", ".join([*(f"({a}, {b})" for a, b in pairs), f"input_dims={self.input_dims}"])
+
+
+@builds("nn.Transpose")
+def transpose(obj: TorchObject) -> nn.Module:
+    """nn.Transpose: a list of pairs."""
+    pairs = []
+    for pair in obj["permutations"].as_list() if isinstance(obj["permutations"], Table) else [None]:
+        values = pair.as_list() if isinstance(pair, Table) else []
+        if len(values) != 2 or not all(type(value) is int and 0 < value <= 64 for value in values):
+            raise obj.error(f"expected pairs of dimensions, counted from 1, as permutations, got {pair!r}")
+        pairs.append((values[0] - 1, values[1] - 1))
+    return Transpose(*pairs, input_dims=obj.integer("numInputDims", 0, minimum=0))
 
 
 class Replicate(nn.Module):
@@ -164,6 +245,14 @@ class Replicate(nn.Module):
         return f"{self.count}, {self.dimension}, input_dims={self.input_dims}"
 
 
+@builds("nn.Replicate")
+def replicate(obj: TorchObject) -> nn.Module:
+    """nn.Replicate."""
+    dims = obj.integer("ndim", 0, minimum=0)
+    return Replicate(obj.integer("nfeatures", minimum=1), obj.dimension("dim", 1), dims)
+
+
+@builds("nn.Contiguous")
 class Contiguous(nn.Module):
     """nn.Contiguous."""
 
@@ -172,10 +261,28 @@ class Contiguous(nn.Module):
 
 
 class Copy(nn.Module):
-    """nn.Copy between two types of tensor."""
+    """nn.Copy: a copy, of the type of `like`, which changes with that of the network."""
+
+    like: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("like", torch.empty(0), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.clone()
+        return x.to(self.like.dtype, copy=True)
+
+
+@builds("nn.Copy")
+def copy(obj: TorchObject) -> nn.Module:
+    """nn.Copy; between tensors of one type its methods are replaced by functions that hand the input on."""
+    if "updateOutput" in obj:
+        return nn.Identity()
+    output = obj["output"] if "output" in obj else None
+    if output is not None and not isinstance(output, T7Tensor):
+        raise obj.error(f"expected a tensor as output, got {output!r}")
+    dtype = "float32" if output is None or output.dtype.itemsize == 2 else output.dtype.name
+    return filled(Copy, tensors={"like": torch.empty(0, dtype=getattr(torch, dtype))})
 
 
 class Padding(nn.Module):
@@ -200,6 +307,13 @@ class Padding(nn.Module):
         return f"{self.dimension}, {self.pad}, {self.input_dims}, {self.value}, {self.index}"
 
 
+@builds("nn.Padding")
+def pad(obj: TorchObject) -> nn.Module:
+    """nn.Padding."""
+    dims, index = obj.integer("nInputDim", 0, minimum=0), obj.integer("index", 1, minimum=1)
+    return Padding(obj.dimension("dim"), obj.integer("pad"), dims, obj.number("value", 0), index)
+
+
 class ShaveImage(nn.Module):
     """nn.ShaveImage of fast-neural-style: `size` pixels less on each side."""
 
@@ -213,6 +327,12 @@ class ShaveImage(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.size}"
+
+
+@builds("nn.ShaveImage")
+def shave_image(obj: TorchObject) -> nn.Module:
+    """nn.ShaveImage of fast-neural-style."""
+    return ShaveImage(obj.integer("size", minimum=0))
 
 
 class Sum(nn.Module):
@@ -233,6 +353,18 @@ class Sum(nn.Module):
         return f"{self.dimension}, input_dims={self.input_dims}, average={self.average}, squeeze={self.squeeze}"
 
 
+@builds("nn.Sum", average=False)
+@builds("nn.Mean", average=True)
+def sum_or_mean(obj: TorchObject, average: bool) -> nn.Module:
+    """nn.Sum and nn.Mean; the field sizeAverage says more than the class."""
+    return Sum(
+        obj.dimension(default=1),
+        obj.integer("nInputDims", 0, minimum=0),
+        obj.boolean("sizeAverage", average),
+        obj.boolean("squeeze", True),
+    )
+
+
 class Max(nn.Module):
     """nn.Max, or nn.Min with `smallest`, over a dimension; the last remaining dimension stays as a size of 1."""
 
@@ -247,3 +379,13 @@ class Max(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.dimension}, input_dims={self.input_dims}, smallest={self.smallest}"
+
+
+@builds("nn.Max", smallest=False)
+@builds("nn.Min", smallest=True)
+def max_or_min(obj: TorchObject, smallest: bool) -> nn.Module:
+    """nn.Max and nn.Min."""
+    return Max(obj.dimension(default=1), obj.integer("nInputDims", 0, minimum=0), smallest)
+
+
+VIEWS.update([nn.Identity, View, Reshape, Squeeze, Unsqueeze, Replicate, Contiguous])

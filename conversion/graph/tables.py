@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conversion.graph.registry import Flow, Value, VIEWS, builds, error, flattened, flow
+from conversion.t7 import TorchObject
+
 
 def as_tensor(value: Any) -> Tensor:
     """The value, which must be a tensor."""
@@ -17,13 +20,129 @@ def as_tensor(value: Any) -> Tensor:
 
 def as_list(value: Any) -> list[Any]:
     """The value, which must be a list."""
-    if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        if not torch.jit.isinstance(value, list[Any]):  # type: ignore[no-untyped-call]
+    if torch.jit.is_scripting():
+        if not torch.jit.isinstance(value, list[Any]):
             raise RuntimeError("expected a list, got a tensor")
         return value
     if not isinstance(value, list):  # what a tensor's slices would be: Torch7 fails on its size
         raise RuntimeError("expected a list, got a tensor")
     return value
+
+
+# --- arithmetic: Torch7 does not broadcast; it takes the values of equally many in order, in the first one's shape ---
+
+
+class CAddTable(nn.Module):
+    """nn.CAddTable: the sum of a list of tensors; in place, the first of them is overwritten."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.inplace = inplace
+
+    def forward(self, x: list[Any]) -> Tensor:
+        x = as_list(x)
+        first = as_tensor(x[0])
+        total = first if self.inplace else first.clone()
+        for term in x[1:]:
+            total.add_(as_tensor(term).reshape(first.shape))
+        return total
+
+    def extra_repr(self) -> str:
+        return f"inplace={self.inplace}"
+
+
+@builds("nn.CAddTable")
+def add_table(obj: TorchObject) -> nn.Module:
+    """nn.CAddTable."""
+    return CAddTable(obj.boolean("inplace", False))
+
+
+@builds("nn.CSubTable")
+class CSubTable(nn.Module):
+    """nn.CSubTable: the first of a list less the second."""
+
+    def forward(self, x: list[Any]) -> Tensor:
+        first = as_tensor(x[0])
+        return first - as_tensor(x[1]).reshape(first.shape)
+
+
+@builds("nn.CMulTable")
+class CMulTable(nn.Module):
+    """nn.CMulTable: the product of a list of tensors."""
+
+    def forward(self, x: list[Any]) -> Tensor:
+        x = as_list(x)
+        product = as_tensor(x[0]).clone()
+        for factor in x[1:]:
+            product.mul_(as_tensor(factor).reshape(product.shape))
+        return product
+
+
+@builds("nn.CDivTable")
+class CDivTable(nn.Module):
+    """nn.CDivTable: the first of a list over the second."""
+
+    def forward(self, x: list[Any]) -> Tensor:
+        first = as_tensor(x[0])
+        return first / as_tensor(x[1]).reshape(first.shape)
+
+
+@builds("nn.CMaxTable")
+@builds("nn.CMinTable", smallest=True)
+class CMaxTable(nn.Module):
+    """nn.CMaxTable, or nn.CMinTable with `smallest`: the largest of a list of tensors, value by value."""
+
+    def __init__(self, smallest: bool = False) -> None:
+        super().__init__()
+        self.smallest = smallest
+
+    def forward(self, x: list[Any]) -> Tensor:
+        x = as_list(x)
+        best = as_tensor(x[0]).clone()
+        for value in x[1:]:
+            other = as_tensor(value).reshape(best.shape)
+            best = torch.minimum(best, other) if self.smallest else torch.maximum(best, other)
+        return best
+
+    def extra_repr(self) -> str:
+        return f"smallest={self.smallest}"
+
+
+class MixtureTable(nn.Module):
+    """nn.MixtureTable: {gate, experts} to the sum of the experts, each weighted by its column of the gate.
+
+    `dimension` is that of the experts in a tensor of all of them, or None: 1 for a batch, 0 for a sample.
+    """
+
+    def __init__(self, dimension: int | None = None) -> None:
+        super().__init__()
+        self.dimension = dimension
+
+    def forward(self, x: list[Any]) -> Tensor:
+        gate, experts = as_tensor(x[0]), x[1]
+        dimension = self.dimension
+        if dimension is None:
+            dimension = 0 if gate.dim() < 2 else 1
+        joined = experts if isinstance(experts, Tensor) else torch.stack(
+            [as_tensor(value) for value in as_list(experts)], dimension
+        )  # fmt: skip
+        size = [1] * joined.dim()
+        if gate.dim() > 1:
+            size[0] = gate.shape[0]
+        size[dimension] = gate.shape[-1]
+        return (gate.reshape(size) * joined).sum(dimension)
+
+    def extra_repr(self) -> str:
+        return f"{self.dimension}"
+
+
+@builds("nn.MixtureTable")
+def mixture_table(obj: TorchObject) -> nn.Module:
+    """nn.MixtureTable."""
+    return MixtureTable(obj.dimension("dim") if "dim" in obj else None)
+
+
+# --- tensors to lists and back --------------------------------------------------------------------------------------
 
 
 def depth_concat(tensors: list[Tensor], dimension: int) -> Tensor:
@@ -42,69 +161,6 @@ def depth_concat(tensors: list[Tensor], dimension: int) -> Tensor:
         middle.copy_(tensor)
         windows.append(window)
     return torch.cat(windows, dimension)
-
-
-class CAddTable(nn.Module):
-    """nn.CAddTable: the sum of a list of tensors; in place, the first of them is overwritten."""
-
-    def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-        self.inplace = inplace
-
-    def forward(self, x: list[Any]) -> Tensor:
-        x = as_list(x)
-        first = as_tensor(x[0])
-        total = first if self.inplace else first.clone()
-        for term in x[1:]:
-            total.add_(as_tensor(term))
-        return total
-
-    def extra_repr(self) -> str:
-        return f"inplace={self.inplace}"
-
-
-class CSubTable(nn.Module):
-    """nn.CSubTable: the first of a list less the second."""
-
-    def forward(self, x: list[Any]) -> Tensor:
-        return as_tensor(x[0]) - as_tensor(x[1])
-
-
-class CMulTable(nn.Module):
-    """nn.CMulTable: the product of a list of tensors."""
-
-    def forward(self, x: list[Any]) -> Tensor:
-        x = as_list(x)
-        product = as_tensor(x[0]).clone()
-        for factor in x[1:]:
-            product.mul_(as_tensor(factor))
-        return product
-
-
-class CDivTable(nn.Module):
-    """nn.CDivTable: the first of a list over the second."""
-
-    def forward(self, x: list[Any]) -> Tensor:
-        return as_tensor(x[0]) / as_tensor(x[1])
-
-
-class CMaxTable(nn.Module):
-    """nn.CMaxTable, or nn.CMinTable with `smallest`: the largest of a list of tensors, value by value."""
-
-    def __init__(self, smallest: bool = False) -> None:
-        super().__init__()
-        self.smallest = smallest
-
-    def forward(self, x: list[Any]) -> Tensor:
-        x = as_list(x)
-        best = as_tensor(x[0]).clone()
-        for value in x[1:]:
-            other = as_tensor(value)
-            best = torch.minimum(best, other) if self.smallest else torch.maximum(best, other)
-        return best
-
-    def extra_repr(self) -> str:
-        return f"smallest={self.smallest}"
 
 
 class JoinTable(nn.Module):
@@ -143,6 +199,19 @@ class SplitTable(nn.Module):
         return f"{self.dimension}, input_dims={self.input_dims}"
 
 
+VIEWS.add(SplitTable)
+
+
+@builds("nn.JoinTable", kind=JoinTable)
+@builds("nn.SplitTable", kind=SplitTable)
+def join_or_split(obj: TorchObject, kind: type[JoinTable] | type[SplitTable]) -> nn.Module:
+    """nn.JoinTable and nn.SplitTable."""
+    return kind(obj.dimension(), obj.integer("nInputDims", 0, minimum=0))
+
+
+# --- lists to lists: what these give is no new tensor, so that no code has to be written for them -------------------
+
+
 class SelectTable(nn.Module):
     """nn.SelectTable: one of a list. `index` from 0, negative from the end."""
 
@@ -155,6 +224,21 @@ class SelectTable(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.index}"
+
+
+@builds("nn.SelectTable")
+def select_table(obj: TorchObject) -> nn.Module:
+    """nn.SelectTable by a number."""
+    return SelectTable(obj.position("index"))
+
+
+@flow.register
+def _(module: SelectTable, value: Value, to: Flow) -> Value:
+    if not isinstance(value, list):
+        return to.layer(module, value)
+    if not -len(value) <= module.index < len(value):
+        raise error(module, f"no element {module.index} (from 0) in a list of {len(value)}")
+    return value[module.index]
 
 
 class NarrowTable(nn.Module):
@@ -172,6 +256,18 @@ class NarrowTable(nn.Module):
         return f"{self.start}, {self.length}"
 
 
+@builds("nn.NarrowTable")
+def narrow_table(obj: TorchObject) -> nn.Module:
+    """nn.NarrowTable."""
+    return NarrowTable(obj.integer("offset", minimum=1) - 1, obj.integer("length", 1, minimum=1))
+
+
+@flow.register
+def _(module: NarrowTable, value: Value, to: Flow) -> Value:
+    return value[module.start :][: module.length] if isinstance(value, list) else to.layer(module, value)
+
+
+@builds("nn.FlattenTable")
 class FlattenTable(nn.Module):
     """nn.FlattenTable: a list of all tensors of a list of lists of …, in order."""
 
@@ -187,29 +283,6 @@ class FlattenTable(nn.Module):
         return out
 
 
-class MixtureTable(nn.Module):
-    """nn.MixtureTable: {gate, experts} to the sum of the experts, each weighted by its column of the gate.
-
-    `dimension` is that of the experts in a tensor of all of them, or None: 1 for a batch, 0 for a sample.
-    """
-
-    def __init__(self, dimension: int | None = None) -> None:
-        super().__init__()
-        self.dimension = dimension
-
-    def forward(self, x: list[Any]) -> Tensor:
-        gate, experts = as_tensor(x[0]), x[1]
-        dimension = self.dimension
-        if dimension is None:
-            dimension = 0 if gate.dim() < 2 else 1
-        joined = experts if isinstance(experts, Tensor) else torch.stack(
-            [as_tensor(value) for value in as_list(experts)], dimension
-        )  # fmt: skip
-        size = [1] * joined.dim()
-        if gate.dim() > 1:
-            size[0] = gate.shape[0]
-        size[dimension] = gate.shape[-1]
-        return (gate.reshape(size) * joined).sum(dimension)
-
-    def extra_repr(self) -> str:
-        return f"{self.dimension}"
+@flow.register
+def _(module: FlattenTable, value: Value, to: Flow) -> Value:
+    return flattened(value) if isinstance(value, list) else to.layer(module, value)

@@ -6,15 +6,13 @@ import ast
 import inspect
 import re
 import sys
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from conversion.graph import modules, modules_pooling, modules_shape, modules_tables
+import conversion.graph
 
 WIDTH = 120
-COPIED = (modules, modules_shape, modules_pooling, modules_tables)
 
 
 def constructor(module: nn.Module) -> str:
@@ -29,36 +27,45 @@ def constructor(module: nn.Module) -> str:
     call.keywords = [
         keyword for keyword in call.keywords if keyword.arg and _literal(keyword.value) != defaults[keyword.arg].default
     ]
-    text = ast.unparse(call).replace("'", '"')
-    return text if sys.modules[type(module).__module__] in COPIED else f"nn.{text}"
+    text = ast.unparse(_NotFinite().visit(call)).replace("'", '"')
+    return text if _is_ours(type(module)) else f"nn.{text}"
+
+
+class _NotFinite(ast.NodeTransformer):
+    """inf and nan, as Python shows them, to what Python reads."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802 (the name that ast calls)
+        return ast.parse(f'float("{node.id}")', mode="eval").body if node.id in ("inf", "nan") else node
 
 
 def _literal(node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
-    except ValueError:  # float("inf")
+    except ValueError:  # inf
         return node
 
 
+def _is_ours(value: Any) -> bool:
+    return str(getattr(value, "__module__", "")).startswith(conversion.graph.__name__)
+
+
 def fit(start: str, call: str) -> list[str]:
-    """`start` and a call as lines of at most WIDTH, broken as a formatter would break them."""
+    """`start` and a call or list as lines of at most WIDTH, broken as a formatter would break them."""
     if len(start + call) <= WIDTH:
         return [start + call]
     indent = " " * (len(start) - len(start.lstrip()))
-    head, arguments = call[: call.index("(") + 1], call[call.index("(") + 1 : -1]
+    opening = min(call.find(bracket) for bracket in "([" if bracket in call) + 1
+    arguments, end = call[opening:-1], indent + call[-1]
     if len(indent) + 4 + len(arguments) <= WIDTH:
-        return [start + head, f"{indent}    {arguments}", f"{indent})"]
-    lines = [start + head]
+        return [start + call[:opening], f"{indent}    {arguments}", end]
+    lines = [start + call[:opening]]
     for argument in _split(arguments):
         if len(indent) + 5 + len(argument) <= WIDTH:
             lines.append(f"{indent}    {argument},")
         else:  # a list of many variables
-            lines += [
-                f"{indent}    [",
-                *(f"{indent}        {item}," for item in _split(argument[1:-1])),
-                f"{indent}    ],",
-            ]
-    return [*lines, f"{indent})"]
+            items = (f"{indent}        {item}," for item in _split(argument[1:-1]))
+            lines += [f"{indent}    [", *items, f"{indent}    ],"]
+    return [*lines, end]
 
 
 def _split(arguments: str) -> list[str]:
@@ -74,30 +81,25 @@ def _split(arguments: str) -> list[str]:
 
 
 def definitions(objects: set[Any]) -> list[str]:
-    """Source of the classes and functions that are not PyTorch's, and of those that they use, in our files' order."""
-    home: dict[str, tuple[ModuleType, Any]] = {}
-    for module in COPIED:
-        for name, value in vars(module).items():
-            if getattr(value, "__module__", None) == module.__name__:
-                home[name] = module, value
-    wanted: dict[str, str] = {}
-    todo = [value.__name__ for value in objects if sys.modules[value.__module__] in COPIED]
-    while todo:
-        name = todo.pop()
-        if name not in wanted:
-            wanted[name] = _cleaned(inspect.getsource(home[name][1]), name)
-            todo += [other for other in set(re.findall(r"\w+", wanted[name])) if other in home]
-    return [wanted[name] for name in home if name in wanted]
+    """Definitions of the classes and functions that are not PyTorch's, each behind those that it uses."""
+    found: dict[str, str] = {}
 
+    def add(value: Any) -> None:
+        name = value.__name__
+        if name in found or not _is_ours(value):
+            return
+        lines = inspect.getsource(value).splitlines()
+        (node,) = ast.parse("\n".join(lines)).body
+        used = {child.id for child in ast.walk(node) if isinstance(child, ast.Name)} - {"builds", name}
+        home = vars(sys.modules[value.__module__])
+        for other in sorted(used & home.keys()):
+            if callable(home[other]):
+                add(home[other])
+        found[name] = "\n".join(lines[node.lineno - 1 :])  # without decorators
 
-def _cleaned(source: str, name: str) -> str:
-    """A definition without remarks to linters, and with lists of tensors where the written forward has no others."""
-    source = re.sub(r"  # (type: ignore|noqa).*", "", source).rstrip()
-    if name in ("MixtureTable", "as_tensor", "as_list"):
-        return source
-    source = source.replace("        x = as_list(x)\n", "")
-    source = re.sub(r"as_tensor\(([\w\[\]]+)\)", r"\1", source.replace("list[Any]", "list[Tensor]"))
-    return source.replace("[value for value in x]", "x")
+    for value in sorted(objects, key=lambda value: value.__name__):
+        add(value)
+    return list(found.values())
 
 
 def imports(body: str) -> str:

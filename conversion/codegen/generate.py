@@ -1,0 +1,202 @@
+"""A literal graph as Python code: one class with named submodules and a forward without loops.
+
+The graph is followed on an input without values, so that each line can say the shape of what it makes and nothing large
+is made. Containers become code; layers become submodules, created by the call that is their `repr`; the classes that
+PyTorch does not have are copied into the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conversion.codegen.text import WIDTH, constructor, definitions, fit
+from conversion.graph.registry import Flow, Value, error, flattened, takes
+
+# What a submodule is called, where its class in lower case would say less.
+PREFIXES = {"Linear": "fc", "CAddTable": "add", "JoinTable": "join", "ConvTranspose2d": "upconv", "PReLU": "prelu"}
+NAMES = ("x", "y", "z", "u", "v", "w", *(f"x{i}" for i in range(1, 100_000)))
+MAX_VALUES = 2**29  # in all tensors that one input makes; VGG-19 makes 2^25 of 224 x 224 pixels
+
+
+@dataclass(eq=False)
+class Variable:
+    """A tensor without values. It lies in the variable `name` or, if `part` is set, in a list of that name."""
+
+    tensor: Tensor
+    name: str = ""
+    part: int | None = None
+    last_use: int = -1  # index of a line
+
+    def __str__(self) -> str:
+        return self.name if self.part is None else f"{self.name}[{self.part}]"
+
+
+@dataclass(eq=False)
+class Line:
+    """`made` = `call`(`taken`, `more`)."""
+
+    call: str
+    taken: Value
+    more: str
+    made: Value
+
+
+def generate(root: nn.Module, class_name: str, shape: Sequence[int], docstring: str) -> tuple[str, dict[str, Tensor]]:
+    """Code of a class that computes what `root` does, with all that it needs but imports; and its state_dict.
+
+    Raises T7Error where `root` does not take an input of `shape`.
+    """
+    trace = Trace(root, shape)
+    state = {
+        f"{name}.{key}": value.detach().clone()
+        for module, name in trace.names.items()
+        for key, value in module.state_dict().items()
+    }
+    body = _forward(trace)
+    flat = isinstance(trace.output, list) and all(isinstance(item, Variable) for item in trace.output)
+    returned = "Tensor" if isinstance(trace.output, Variable) else "list[Tensor]" if flat else "Any"
+    lines = [f"class {class_name}(nn.Module):"]
+    lines += [f'    """{docstring}"""', "", "    def __init__(self) -> None:", "        super().__init__()"]
+    for module, name in trace.names.items():
+        lines += fit(f"        self.{name} = ", constructor(module))
+    lines += ["", f"    def forward(self, x: Tensor) -> {returned}:", f"        # x: {tuple(shape)}", *body]
+    copied = definitions({type(module) for module in trace.names} | trace.functions)
+    return "\n\n\n".join([*copied, "\n".join(lines)]), state
+
+
+class Trace(Flow):
+    """What a graph does with an input of a shape, a line for each call. Raises T7Error where it does not take it.
+
+    Attributes:
+        lines: the calls, in order.
+        output: the variable, or list of variables, that holds the result.
+        names: the submodules that are called, and what they are called.
+        functions: the functions that are called.
+    """
+
+    def __init__(self, root: nn.Module, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.lines: list[Line] = []
+        self.names: dict[nn.Module, str] = {}
+        self.functions: set[Any] = set()
+        self.counts: dict[str, int] = {}
+        self.empty: dict[nn.Module, dict[str, Tensor]] = {}
+        self.input = Variable(torch.empty(*shape, device="meta"), "x")
+        with _Size() as self.made:
+            self.output = self.run(root, self.input)
+
+    def layer(self, module: nn.Module, value: Value) -> Value:
+        kind, wanted = ("list" if isinstance(value, list) else "tensor"), takes(module)
+        if wanted not in (kind, "any"):
+            raise error(module, f"expected a {wanted}, got a {kind}")
+        if module not in self.names:
+            prefix = re.sub(r"(\d+d|Table)$", "", type(module).__name__).lower().replace("batchnorm", "bn")
+            prefix = PREFIXES.get(type(module).__name__, prefix)
+            self.counts[prefix] = self.counts.get(prefix, 0) + 1
+            self.names[module] = f"{prefix}{self.counts[prefix]}"
+            tensors = [*module.named_parameters(), *module.named_buffers()]
+            self.empty[module] = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+
+        def run(given: Any) -> Any:
+            return torch.func.functional_call(module, self.empty[module], (given,))
+
+        return self.line(module, f"self.{self.names[module]}", run, value, "")
+
+    def call(
+        self, owner: nn.Module, function: Callable[..., Tensor], value: Value, *arguments: int, view: bool = False
+    ) -> Value:
+        ours = str(function.__module__).startswith("conversion")
+        if ours:
+            self.functions.add(function)
+        name = function.__name__ if ours else f"torch.{function.__name__}"
+        more = "".join(f", {argument}" for argument in arguments)
+        return self.line(owner, name, lambda given: function(given, *arguments), value, more)
+
+    def items(self, owner: nn.Module, value: Value, count: int) -> list[Value]:
+        if not isinstance(value, list) or len(value) < count:
+            raise error(
+                owner, f"expected a list of {count}, got {len(value) if isinstance(value, list) else 'a tensor'}"
+            )
+        return value[:count]
+
+    def size(self, value: Value, dimension: int) -> int | None:
+        return int(value.tensor.shape[dimension])
+
+    def line(self, owner: nn.Module, call: str, function: Callable[[Any], Any], value: Value, more: str) -> Value:
+        try:
+            with torch.no_grad():
+                result = function(_tensors(value))
+        except (RuntimeError, IndexError, ValueError) as problem:
+            cause = str(problem).splitlines()
+            raise error(
+                owner, f"cannot take {_shapes(value)}: {cause[0] if cause else type(problem).__name__}"
+            ) from None
+        if self.made.values > MAX_VALUES:
+            raise error(
+                owner, f"expected an input of which at most {MAX_VALUES} values are made, got {self.made.values}"
+            )
+        made: Value = Variable(result)
+        if isinstance(result, list):
+            made = [Variable(tensor, part=i) for i, tensor in enumerate(result)]
+        for variable in flattened(value):
+            variable.last_use = len(self.lines)
+        self.lines.append(Line(call, value, more, made))
+        return made
+
+
+class _Size(torch.overrides.TorchFunctionMode):
+    """Counts the values of all tensors that PyTorch's functions give."""
+
+    values = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.values += out.numel()
+        return out
+
+
+def _forward(trace: Trace) -> list[str]:
+    """The body of the forward. The result of a line takes the name of a variable that nobody needs any more."""
+    for variable in flattened(trace.output):
+        variable.last_use = len(trace.lines)
+    lines, lists, used = [], 0, {"x": trace.input}
+    for i, line in enumerate(trace.lines):
+        taken = _text(line.taken)
+        made = flattened(line.made)
+        shape = _shapes(line.made)
+        if isinstance(line.made, list):
+            lists += 1
+            target = f"parts{lists}"
+        else:
+            free = {name for name, variable in used.items() if variable.last_use <= i}
+            again = [variable.name for variable in flattened(line.taken) if variable.name in free]
+            target = again[0] if again else next(name for name in NAMES if name not in used or name in free)
+            used[target] = line.made
+        for variable in made:
+            variable.name = target
+        call = f"{line.call}({taken}{line.more})"
+        text = f"        {target} = {call}  # {shape}"
+        lines += [text] if len(text) <= WIDTH else [f"        # {shape}", *fit(f"        {target} = ", call)]
+    return [*lines, *fit("        return ", _text(trace.output))]
+
+
+def _tensors(value: Value) -> Any:
+    return [_tensors(item) for item in value] if isinstance(value, list) else value.tensor
+
+
+def _text(value: Value) -> str:
+    return f"[{', '.join(map(_text, value))}]" if isinstance(value, list) else str(value)
+
+
+def _shapes(value: Value) -> str:
+    tensors = [tuple(variable.tensor.shape) for variable in flattened(value)]
+    if isinstance(value, list):
+        return f"{len(tensors)} of {tensors[0]}" if tensors else "no tensors"
+    return str(tensors[0])

@@ -1,0 +1,176 @@
+"""Pooling, padding around images and volumes, and upsampling.
+
+With ceil_mode and without padding, Torch7 keeps a last window that lies wholly behind the input, as it may where the
+kernel is smaller than the stride; PyTorch drops it. Torch7's maximum of nothing is the lowest finite number, its
+average of nothing is 0 / 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conversion.graph.convolution import DILATION, KERNEL, STRIDE, padding
+from conversion.graph.linear import MulConstant
+from conversion.graph.registry import builds
+from conversion.t7 import TorchObject
+
+
+def pad_to_last_window(x: Tensor, kernel: list[int], stride: list[int], value: float) -> Tensor:
+    """x with `value` behind it, for as long as the windows last that Torch7 has in ceil_mode and PyTorch has not."""
+    pads: list[int] = []
+    for i in range(len(kernel)):  # F.pad begins with the last dimension
+        size = x.shape[-1 - i]
+        start = -((kernel[-1 - i] - size) // stride[-1 - i]) * stride[-1 - i]
+        pads += [0, start + kernel[-1 - i] - size if start >= size else 0]
+    return F.pad(x, pads, value=value) if sum(pads) > 0 else x
+
+
+def window_size(size: int, kernel: int, stride: int, x: Tensor) -> Tensor:
+    """How far each window of a dimension without padding reaches in Torch7's reckoning: to the end of x, if beyond."""
+    starts = torch.arange(0, -((kernel - size) // stride) * stride + 1, stride, dtype=x.dtype, device=x.device)
+    return (starts + kernel).clamp(max=size) - starts
+
+
+class MaxPool(nn.Module):
+    """Max pooling of images or volumes with ceil_mode, no padding and a stride beyond the kernel."""
+
+    def __init__(self, kernel_size: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.dilation = list(kernel_size), list(stride), list(dilation)
+        self.reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel_size, strict=True)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        lowest = -1.7976931348623157e308 if x.dtype == torch.float64 else -3.4028234663852886e38
+        x = pad_to_last_window(x, self.reach, self.stride, lowest)
+        if len(self.kernel_size) == 2:
+            return F.max_pool2d(x, self.kernel_size, self.stride, dilation=self.dilation, ceil_mode=True)
+        return F.max_pool3d(x, self.kernel_size, self.stride, dilation=self.dilation, ceil_mode=True)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.kernel_size)}, {tuple(self.stride)}, {tuple(self.dilation)}"
+
+
+@builds("nn.SpatialMaxPooling", "nn.SpatialDilatedMaxPooling", "cudnn.SpatialMaxPooling", dims=2)
+@builds("nn.VolumetricMaxPooling", "nn.VolumetricDilatedMaxPooling", "cudnn.VolumetricMaxPooling", dims=3)
+def max_pooling(obj: TorchObject, dims: int) -> nn.Module:
+    """Spatial and Volumetric max pooling, dilated or not."""
+    kernel, stride = obj.integers(KERNEL[dims], minimum=1), obj.integers(STRIDE[dims], minimum=1)
+    dilation, pads = obj.integers(DILATION[dims], 1, minimum=1), padding(obj, dims)
+    ceil_mode = obj.boolean("ceil_mode", False)
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    if _keeps_more(reach, stride, pads, ceil_mode):
+        return MaxPool(kernel, stride, dilation)
+    kind: Any = nn.MaxPool2d if dims == 2 else nn.MaxPool3d
+    return kind(kernel, stride, pads, dilation, ceil_mode=ceil_mode)
+
+
+class AvgPool(nn.Module):
+    """Average pooling of images or volumes without padding that keeps Torch7's windows."""
+
+    def __init__(self, kernel_size: tuple[int, ...], stride: tuple[int, ...]) -> None:
+        super().__init__()
+        self.kernel_size, self.stride = list(kernel_size), list(stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride, dims = self.kernel_size, self.stride, len(self.kernel_size)
+        padded = pad_to_last_window(x, kernel, stride, 0.0)
+        if dims == 2:
+            total = F.avg_pool2d(padded, kernel, stride, ceil_mode=True, divisor_override=1)
+        else:
+            total = F.avg_pool3d(padded, kernel, stride, ceil_mode=True, divisor_override=1)
+        count = window_size(x.shape[-dims], kernel[0], stride[0], x)
+        for i in range(1, dims):
+            count = count.unsqueeze(-1) * window_size(x.shape[i - dims], kernel[i], stride[i], x)
+        return total / count
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.kernel_size)}, {tuple(self.stride)}"
+
+
+@builds("nn.SpatialAveragePooling", dims=2)
+@builds("cudnn.SpatialAveragePooling", dims=2, divides=True)
+@builds("nn.VolumetricAveragePooling", "cudnn.VolumetricAveragePooling", dims=3, divides=True)
+def average_pooling(obj: TorchObject, dims: int, divides: bool = False) -> nn.Module:
+    """Average pooling. Without the field `divide`, as in the oldest files, nn.SpatialAveragePooling gives the sum."""
+    kernel, stride = obj.integers(KERNEL[dims], minimum=1), obj.integers(STRIDE[dims], minimum=1)
+    pads, ceil_mode = padding(obj, dims), obj.boolean("ceil_mode", False)
+    if _keeps_more(kernel, stride, pads, ceil_mode):
+        module: nn.Module = AvgPool(kernel, stride)
+    else:
+        kind: Any = nn.AvgPool2d if dims == 2 else nn.AvgPool3d
+        module = kind(kernel, stride, pads, ceil_mode, obj.boolean("count_include_pad", True))
+    if divides or obj.boolean("divide", False):
+        return module
+    return nn.Sequential(module, MulConstant(math.prod(kernel)))
+
+
+def _keeps_more(reach: Sequence[int], stride: Sequence[int], pads: Sequence[int], ceil_mode: bool) -> bool:
+    """Whether Torch7 may keep a window that PyTorch drops."""
+    return ceil_mode and not any(pads) and any(span < step for span, step in zip(reach, stride, strict=True))
+
+
+@builds("nn.SpatialAdaptiveAveragePooling", kind=nn.AdaptiveAvgPool2d)
+@builds("nn.SpatialAdaptiveMaxPooling", kind=nn.AdaptiveMaxPool2d)
+def adaptive_pooling(obj: TorchObject, kind: type[nn.Module]) -> nn.Module:
+    """Pooling to a size."""
+    return kind(obj.integers("H W", minimum=1))
+
+
+@builds("nn.SpatialReflectionPadding", kind=nn.ReflectionPad2d, names="pad_l pad_r pad_t pad_b")
+@builds("nn.SpatialReplicationPadding", kind=nn.ReplicationPad2d, names="pad_l pad_r pad_t pad_b")
+@builds("nn.SpatialZeroPadding", kind=nn.ZeroPad2d, names="pad_l pad_r pad_t pad_b")
+@builds("nn.VolumetricReplicationPadding", kind=nn.ReplicationPad3d, names="pleft pright ptop pbottom pfront pback")
+def edge_padding(obj: TorchObject, kind: type[nn.Module], names: str) -> nn.Module:
+    """Zeros, reflection or replication around an image or a volume; negative widths crop."""
+    return kind(obj.integers(names))
+
+
+class UpSamplingNearest(nn.Module):
+    """nn.SpatialUpSamplingNearest: each pixel `scale` times in both directions."""
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.repeat_interleave(self.scale, -2).repeat_interleave(self.scale, -1)
+
+    def extra_repr(self) -> str:
+        return f"{self.scale}"
+
+
+class UpSamplingBilinear(nn.Module):
+    """nn.SpatialUpSamplingBilinear, corners aligned: by `scale`, or to `size` (height, width) where scale is 0."""
+
+    def __init__(self, scale: int, size: tuple[int, ...] = (0, 0)) -> None:
+        super().__init__()
+        self.scale, self.size = scale, list(size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = [x.shape[-2] * self.scale, x.shape[-1] * self.scale] if self.scale > 0 else self.size
+        images = x.unsqueeze(0) if x.dim() == 3 else x
+        out = F.interpolate(images, size, mode="bilinear", align_corners=True)
+        return out.squeeze(0) if x.dim() == 3 else out
+
+    def extra_repr(self) -> str:
+        return f"{self.scale}, size={tuple(self.size)}"
+
+
+@builds("nn.SpatialUpSamplingNearest")
+def upsampling_nearest(obj: TorchObject) -> nn.Module:
+    """nn.SpatialUpSamplingNearest."""
+    return UpSamplingNearest(obj.integer("scale_factor", minimum=1))
+
+
+@builds("nn.SpatialUpSamplingBilinear")
+def upsampling_bilinear(obj: TorchObject) -> nn.Module:
+    """nn.SpatialUpSamplingBilinear, by a factor or to a size."""
+    if "scale_factor" in obj:
+        return UpSamplingBilinear(obj.integer("scale_factor", minimum=1))
+    return UpSamplingBilinear(0, obj.integers("oheight owidth", minimum=1))
