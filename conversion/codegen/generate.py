@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from conversion.codegen.text import WIDTH, constructor, definitions, fit
-from conversion.graph.registry import Flow, Value, error, flattened, takes
+from conversion.graph.registry import Flow, Value, error, flattened, takes_list
 
 # What a submodule is called, where its class in lower case would say less.
 PREFIXES = {"Linear": "fc", "CAddTable": "add", "JoinTable": "join", "ConvTranspose2d": "upconv", "PReLU": "prelu"}
 NAMES = ("x", "y", "z", "u", "v", "w", *(f"x{i}" for i in range(1, 100_000)))
+MAX_CALLS = 500_000  # of PyTorch's functions for one input
 MAX_VALUES = 2**29  # in all tensors that one input makes; VGG-19 makes 2^25 of 224 x 224 pixels
 
 
@@ -88,13 +89,14 @@ class Trace(Flow):
         self.counts: dict[str, int] = {}
         self.empty: dict[nn.Module, dict[str, Tensor]] = {}
         self.input = Variable(torch.empty(*shape, device="meta"), "x")
-        with _Size() as self.made:
+        with _Limits():
             self.output = self.run(root, self.input)
 
     def layer(self, module: nn.Module, value: Value) -> Value:
-        kind, wanted = ("list" if isinstance(value, list) else "tensor"), takes(module)
-        if wanted not in (kind, "any"):
-            raise error(module, f"expected a {wanted}, got a {kind}")
+        if takes_list(module) and not isinstance(value, list):
+            raise error(module, "expected a list, got a tensor")
+        if isinstance(value, list) and not takes_list(module):
+            raise error(module, "expected a tensor, got a list")
         if module not in self.names:
             prefix = re.sub(r"(\d+d|Table)$", "", type(module).__name__).lower().replace("batchnorm", "bn")
             prefix = PREFIXES.get(type(module).__name__, prefix)
@@ -111,6 +113,8 @@ class Trace(Flow):
     def call(
         self, owner: nn.Module, function: Callable[..., Tensor], value: Value, *arguments: int, view: bool = False
     ) -> Value:
+        if isinstance(value, list) and not all(isinstance(item, Variable) for item in value):
+            raise error(owner, "expected tensors to join, got lists")
         ours = str(function.__module__).startswith("conversion")
         if ours:
             self.functions.add(function)
@@ -120,27 +124,21 @@ class Trace(Flow):
 
     def items(self, owner: nn.Module, value: Value, count: int) -> list[Value]:
         if not isinstance(value, list) or len(value) < count:
-            raise error(
-                owner, f"expected a list of {count}, got {len(value) if isinstance(value, list) else 'a tensor'}"
-            )
+            got = f"one of {len(value)}" if isinstance(value, list) else "a tensor"
+            raise error(owner, f"expected a list of {count}, got {got}")
         return value[:count]
 
-    def size(self, value: Value, dimension: int) -> int | None:
+    def size(self, owner: nn.Module, value: Value, dimension: int) -> int | None:
+        if isinstance(value, list) or not -value.tensor.dim() <= dimension < value.tensor.dim():
+            raise error(owner, f"expected a tensor with a dimension {dimension} (from 0), got {_shapes(value)}")
         return int(value.tensor.shape[dimension])
 
     def line(self, owner: nn.Module, call: str, function: Callable[[Any], Any], value: Value, more: str) -> Value:
         try:
             with torch.no_grad():
                 result = function(_tensors(value))
-        except (RuntimeError, IndexError, ValueError) as problem:
-            cause = str(problem).splitlines()
-            raise error(
-                owner, f"cannot take {_shapes(value)}: {cause[0] if cause else type(problem).__name__}"
-            ) from None
-        if self.made.values > MAX_VALUES:
-            raise error(
-                owner, f"expected an input of which at most {MAX_VALUES} values are made, got {self.made.values}"
-            )
+        except (RuntimeError, IndexError, ValueError) as problem:  # shapes that do not fit, or a limit
+            raise error(owner, f"cannot take {_shapes(value)}: {str(problem).partition(chr(10))[0]}") from None
         made: Value = Variable(result)
         if isinstance(result, list):
             made = [Variable(tensor, part=i) for i, tensor in enumerate(result)]
@@ -150,15 +148,21 @@ class Trace(Flow):
         return made
 
 
-class _Size(torch.overrides.TorchFunctionMode):
-    """Counts the values of all tensors that PyTorch's functions give."""
+class _Limits(torch.overrides.TorchFunctionMode):
+    """Ends what would call very many of PyTorch's functions, or make very large tensors of them."""
 
-    values = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = self.values = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor):
-            self.values += out.numel()
+        self.calls += 1
+        self.values += out.numel() if isinstance(out, Tensor) else 0
+        if self.calls > MAX_CALLS or self.values > MAX_VALUES:
+            raise RuntimeError(
+                f"the network makes more than {MAX_VALUES} values, or them in more than {MAX_CALLS} steps"
+            )
         return out
 
 

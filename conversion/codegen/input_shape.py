@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from torch import nn
 
 from conversion.codegen.generate import Trace
-from conversion.graph.registry import flattened, takes
+from conversion.graph.containers import Branches, ParallelTable
+from conversion.graph.registry import flattened, takes_list
 from conversion.t7 import Storage, T7Error, TorchObject, walk
 
 # Sides to try, the likely ones first: a network that ends in Linear runs on one of them only.
@@ -21,7 +22,7 @@ class InputShapeError(ValueError):
 
 def infer(obj: TorchObject, network: nn.Module) -> tuple[int, ...]:
     """Shape of an input of one sample. Raises InputShapeError where no plausible one is found."""
-    if takes(_first_layer(network)) == "list":
+    if takes_list(_first_layer(network)):
         raise InputShapeError("the network takes a table of inputs; only networks that take one tensor can be written")
     for shape in [*_kept(obj), *_plausible(network)]:
         if _runs(network, shape):
@@ -30,7 +31,7 @@ def infer(obj: TorchObject, network: nn.Module) -> tuple[int, ...]:
 
 
 def _first_layer(network: nn.Module) -> nn.Module:
-    while takes(network) != "list" and isinstance(network, (nn.Sequential, nn.ModuleList)) and len(network):
+    while isinstance(network, (nn.Sequential, Branches)) and not isinstance(network, ParallelTable) and len(network):
         network = network[0]
     return network
 

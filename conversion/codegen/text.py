@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import symtable
 import sys
 from typing import Any
 
@@ -34,7 +35,7 @@ def constructor(module: nn.Module) -> str:
 class _NotFinite(ast.NodeTransformer):
     """inf and nan, as Python shows them, to what Python reads."""
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802 (the name that ast calls)
+    def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.parse(f'float("{node.id}")', mode="eval").body if node.id in ("inf", "nan") else node
 
 
@@ -89,17 +90,23 @@ def definitions(objects: set[Any]) -> list[str]:
         if name in found or not _is_ours(value):
             return
         lines = inspect.getsource(value).splitlines()
-        (node,) = ast.parse("\n".join(lines)).body
-        used = {child.id for child in ast.walk(node) if isinstance(child, ast.Name)} - {"builds", name}
-        home = vars(sys.modules[value.__module__])
-        for other in sorted(used & home.keys()):
-            if callable(home[other]):
+        while lines[0].startswith("@"):
+            del lines[0]
+        text, home = "\n".join(lines), vars(sys.modules[value.__module__])
+        for other in sorted(_globals(symtable.symtable(text, name, "exec")) & home.keys()):
+            if other != name and callable(home[other]):
                 add(home[other])
-        found[name] = "\n".join(lines[node.lineno - 1 :])  # without decorators
+        found[name] = text
 
     for value in sorted(objects, key=lambda value: value.__name__):
         add(value)
     return list(found.values())
+
+
+def _globals(table: symtable.SymbolTable) -> set[str]:
+    """The names that functions look up outside themselves."""
+    names = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
+    return names.union(*map(_globals, table.get_children()))
 
 
 def imports(body: str) -> str:

@@ -96,7 +96,7 @@ class _Outputs(Flow):
     Each Torch7 module keeps one output, which its next call overwrites. Where the earlier result is still in use, as
     the first one of an nn.ParallelTable of one module twice, Torch7 goes on with other values: such a graph is refused.
 
-    A value is a list of values, or the outputs that its tensor may lie in: pairs of a module and the number of its call.
+    A value is a list of values, or the outputs that its tensor may lie in: pairs of a module and which call of it.
     """
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ class _Outputs(Flow):
             raise error(owner, f"{count} modules for a list of {len(value)}")
         return value[:count]
 
-    def size(self, value: Value, dimension: int) -> int | None:
+    def size(self, owner: nn.Module, value: Value, dimension: int) -> int | None:
         return None
 
     def read(self, value: Value) -> None:

@@ -18,7 +18,7 @@ from conversion.t7 import TorchObject
 
 def first_module(obj: TorchObject) -> list[TorchObject]:
     """What a decorator decorates; the further modules of an nn.DataParallelTable are copies of its first."""
-    children = obj.modules()
+    children = obj.objects()
     if not children:
         raise obj.error(f"an {obj.class_name} without a network")
     return children[:1]
@@ -30,7 +30,7 @@ def decorator(obj: TorchObject, module: nn.Module) -> nn.Module:
     return module
 
 
-@builds("nn.Sequential", children=TorchObject.modules)
+@builds("nn.Sequential", children=TorchObject.objects)
 class Sequential(nn.Sequential):
     """nn.Sequential: each module takes what the one before gives."""
 
@@ -49,7 +49,7 @@ class Branches(nn.ModuleList):
         super().__init__(modules)
 
 
-@builds("nn.ConcatTable", children=TorchObject.modules)
+@builds("nn.ConcatTable", children=TorchObject.objects)
 class ConcatTable(Branches):
     """nn.ConcatTable: a list of what each module makes of the same input."""
 
@@ -65,7 +65,7 @@ def _(module: ConcatTable, value: Value, to: Flow) -> Value:
     return [to.run(child, value) for child in module]
 
 
-@builds("nn.ParallelTable", children=TorchObject.modules)
+@builds("nn.ParallelTable", children=TorchObject.objects)
 class ParallelTable(Branches):
     """nn.ParallelTable: the first module takes the first of a list, the second the second, …"""
 
@@ -113,8 +113,8 @@ class DepthConcat(Branches):
         return depth_concat(out, self.dimension)
 
 
-@builds("nn.Concat", children=TorchObject.modules, kind=Concat)
-@builds("nn.DepthConcat", children=TorchObject.modules, kind=DepthConcat)
+@builds("nn.Concat", children=TorchObject.objects, kind=Concat)
+@builds("nn.DepthConcat", children=TorchObject.objects, kind=DepthConcat)
 def concat(obj: TorchObject, *modules: nn.Module, kind: type[Concat] | type[DepthConcat]) -> nn.Module:
     """nn.Concat and nn.DepthConcat."""
     return kind(*modules, dimension=obj.dimension())
@@ -144,7 +144,7 @@ class Parallel(Branches):
         return torch.cat(out, self.output_dimension)
 
 
-@builds("nn.Parallel", children=TorchObject.modules)
+@builds("nn.Parallel", children=TorchObject.objects)
 def parallel(obj: TorchObject, *modules: nn.Module) -> nn.Module:
     """nn.Parallel."""
     dimensions = obj.dimension("inputDimension"), obj.dimension("outputDimension")
@@ -153,7 +153,7 @@ def parallel(obj: TorchObject, *modules: nn.Module) -> nn.Module:
 
 @flow.register
 def _(module: Parallel, value: Value, to: Flow) -> Value:
-    count = to.size(value, module.input_dimension)
+    count = to.size(module, value, module.input_dimension)
     if count is not None and count > len(module):
         raise error(module, f"{len(module)} modules for {count} slices")
     out = []
@@ -162,7 +162,7 @@ def _(module: Parallel, value: Value, to: Flow) -> Value:
     return to.call(module, torch.cat, out, module.output_dimension)
 
 
-@builds("nn.DenseConnectLayerCustom", children=TorchObject.modules)
+@builds("nn.DenseConnectLayerCustom", children=TorchObject.objects)
 class DenseConnectLayer(Branches):
     """nn.DenseConnectLayerCustom of DenseNet: the list it takes and, behind it, what its modules make of it, joined."""
 

@@ -8,7 +8,6 @@ average of nothing is 0 / 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -64,33 +63,46 @@ def max_pooling(obj: TorchObject, dims: int) -> nn.Module:
     dilation, pads = obj.integers(DILATION[dims], 1, minimum=1), padding(obj, dims)
     ceil_mode = obj.boolean("ceil_mode", False)
     reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
-    if _keeps_more(reach, stride, pads, ceil_mode):
+    if ceil_mode and not any(pads) and any(span < step for span, step in zip(reach, stride, strict=True)):
         return MaxPool(kernel, stride, dilation)
     kind: Any = nn.MaxPool2d if dims == 2 else nn.MaxPool3d
     return kind(kernel, stride, pads, dilation, ceil_mode=ceil_mode)
 
 
 class AvgPool(nn.Module):
-    """Average pooling of images or volumes without padding that keeps Torch7's windows."""
+    """Average pooling of images or volumes: as PyTorch's, but for the windows it keeps."""
 
-    def __init__(self, kernel_size: tuple[int, ...], stride: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        kernel_size: tuple[int, ...],
+        stride: tuple[int, ...],
+        padding: tuple[int, ...],
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ) -> None:
         super().__init__()
-        self.kernel_size, self.stride = list(kernel_size), list(stride)
+        self.kernel_size, self.stride, self.padding = list(kernel_size), list(stride), list(padding)
+        self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
+
+    def pool(self, x: Tensor, divisor: int | None) -> Tensor:
+        options = self.padding, self.ceil_mode, self.count_include_pad, divisor
+        if len(self.kernel_size) == 2:
+            return F.avg_pool2d(x, self.kernel_size, self.stride, *options)
+        return F.avg_pool3d(x, self.kernel_size, self.stride, *options)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel, stride, dims = self.kernel_size, self.stride, len(self.kernel_size)
-        padded = pad_to_last_window(x, kernel, stride, 0.0)
-        if dims == 2:
-            total = F.avg_pool2d(padded, kernel, stride, ceil_mode=True, divisor_override=1)
-        else:
-            total = F.avg_pool3d(padded, kernel, stride, ceil_mode=True, divisor_override=1)
-        count = window_size(x.shape[-dims], kernel[0], stride[0], x)
-        for i in range(1, dims):
-            count = count.unsqueeze(-1) * window_size(x.shape[i - dims], kernel[i], stride[i], x)
-        return total / count
+        kernel, stride = self.kernel_size, self.stride
+        padded = pad_to_last_window(x, kernel, stride, 0.0) if self.ceil_mode and sum(self.padding) == 0 else x
+        if padded.shape == x.shape:
+            return self.pool(x, None)
+        count = torch.ones([], dtype=x.dtype, device=x.device)
+        for i in range(len(kernel)):
+            count = count.unsqueeze(-1) * window_size(x.shape[i - len(kernel)], kernel[i], stride[i], x)
+        return self.pool(padded, 1) / count
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.kernel_size)}, {tuple(self.stride)}"
+        shapes = f"{tuple(self.kernel_size)}, {tuple(self.stride)}, {tuple(self.padding)}"
+        return f"{shapes}, ceil_mode={self.ceil_mode}, count_include_pad={self.count_include_pad}"
 
 
 @builds("nn.SpatialAveragePooling", dims=2)
@@ -100,19 +112,14 @@ def average_pooling(obj: TorchObject, dims: int, divides: bool = False) -> nn.Mo
     """Average pooling. Without the field `divide`, as in the oldest files, nn.SpatialAveragePooling gives the sum."""
     kernel, stride = obj.integers(KERNEL[dims], minimum=1), obj.integers(STRIDE[dims], minimum=1)
     pads, ceil_mode = padding(obj, dims), obj.boolean("ceil_mode", False)
-    if _keeps_more(kernel, stride, pads, ceil_mode):
-        module: nn.Module = AvgPool(kernel, stride)
-    else:
-        kind: Any = nn.AvgPool2d if dims == 2 else nn.AvgPool3d
-        module = kind(kernel, stride, pads, ceil_mode, obj.boolean("count_include_pad", True))
+    counts = obj.boolean("count_include_pad", True)
+    kind: Any = nn.AvgPool2d if dims == 2 else nn.AvgPool3d
+    module: nn.Module = kind(kernel, stride, pads)
+    if ceil_mode or not counts:  # in part PyTorch's own would do, but for its repr, which leaves these two out
+        module = AvgPool(kernel, stride, pads, ceil_mode, counts)
     if divides or obj.boolean("divide", False):
         return module
     return nn.Sequential(module, MulConstant(math.prod(kernel)))
-
-
-def _keeps_more(reach: Sequence[int], stride: Sequence[int], pads: Sequence[int], ceil_mode: bool) -> bool:
-    """Whether Torch7 may keep a window that PyTorch drops."""
-    return ceil_mode and not any(pads) and any(span < step for span, step in zip(reach, stride, strict=True))
 
 
 @builds("nn.SpatialAdaptiveAveragePooling", kind=nn.AdaptiveAvgPool2d)

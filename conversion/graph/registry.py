@@ -53,7 +53,7 @@ def _build(builder: Builder, options: dict[str, Any], obj: TorchObject, *childre
     return builder(obj, *children, **options)
 
 
-def _make(kind: type[nn.Module], options: dict[str, Any], obj: TorchObject, *children: nn.Module) -> nn.Module:
+def _make(kind: Builder, options: dict[str, Any], obj: TorchObject, *children: nn.Module) -> nn.Module:
     return kind(*children, **options)
 
 
@@ -90,7 +90,7 @@ class Values(list[Value]):
 
     def __init__(self, items: list[Value]) -> None:
         super().__init__(items)
-        self.count = sum(item.count if isinstance(item, Values) else 1 for item in items)
+        self.tensors: int = sum(item.tensors if isinstance(item, Values) else 1 for item in items)
 
 
 def flattened(value: Value) -> list[Any]:
@@ -106,12 +106,12 @@ class Flow(ABC):
 
     def run(self, module: nn.Module, value: Value) -> Value:
         """What a module makes of a value. Raises T7Error where it cannot take it."""
-        self.passed += value.count if isinstance(value, Values) else 1
+        self.passed += value.tensors if isinstance(value, Values) else 1
         out = flow(module, value, self)
         if isinstance(out, list) and not isinstance(out, Values):
             out = Values(out)
-        if isinstance(out, Values) and out.count > MAX_LIST:
-            raise error(module, f"expected at most {MAX_LIST} tensors in a list, got {out.count}")
+        if isinstance(out, Values) and out.tensors > MAX_LIST:
+            raise error(module, f"expected at most {MAX_LIST} tensors in a list, got {out.tensors}")
         if self.passed > MAX_PASSED:
             raise error(module, f"expected modules that take at most {MAX_PASSED} tensors in all")
         return out
@@ -131,7 +131,7 @@ class Flow(ABC):
         """The `count` first values of a list."""
 
     @abstractmethod
-    def size(self, value: Value, dimension: int) -> int | None:
+    def size(self, owner: nn.Module, value: Value, dimension: int) -> int | None:
         """The size of a tensor, where it is known."""
 
 
@@ -151,8 +151,7 @@ def error(module: nn.Module, cause: str) -> T7Error:
     return T7Error(f"{type(module).__name__}: {cause}", object_path=str(getattr(module, "torch7_path", "")))
 
 
-def takes(module: nn.Module) -> str:
-    """What the forward of a module takes: `list`, `tensor`, or `any` of the two."""
+def takes_list(module: nn.Module) -> bool:
+    """Whether the forward of a layer takes a list, not a tensor: by its annotation."""
     parameters = list(inspect.signature(type(module).forward).parameters.values())
-    annotation = str(parameters[1].annotation)
-    return "list" if annotation.startswith("list") else "any" if annotation == "Any" else "tensor"
+    return str(parameters[1].annotation) in ("Any", "list[Any]")

@@ -199,7 +199,7 @@ def unsqueeze(obj: TorchObject) -> nn.Module:
 
 
 class Transpose(nn.Module):
-    """nn.Transpose: pairs of dimensions swapped one after the other, counted within one sample if `input_dims` is set."""
+    """nn.Transpose: pairs of dimensions swapped in turn, counted within one sample if `input_dims` is set."""
 
     def __init__(self, *pairs: tuple[int, int], input_dims: int = 0) -> None:
         super().__init__()
@@ -263,11 +263,9 @@ class Contiguous(nn.Module):
 class Copy(nn.Module):
     """nn.Copy: a copy, of the type of `like`, which changes with that of the network."""
 
-    like: Tensor
-
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("like", torch.empty(0), persistent=False)
+        self.like = nn.Buffer(torch.empty(0), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return x.to(self.like.dtype, copy=True)
@@ -278,7 +276,7 @@ def copy(obj: TorchObject) -> nn.Module:
     """nn.Copy; between tensors of one type its methods are replaced by functions that hand the input on."""
     if "updateOutput" in obj:
         return nn.Identity()
-    output = obj["output"] if "output" in obj else None
+    output = obj.get("output")
     if output is not None and not isinstance(output, T7Tensor):
         raise obj.error(f"expected a tensor as output, got {output!r}")
     dtype = "float32" if output is None or output.dtype.itemsize == 2 else output.dtype.name

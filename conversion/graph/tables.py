@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conversion.graph.registry import Flow, Value, VIEWS, builds, error, flattened, flow
+from conversion.graph.registry import VIEWS, Flow, Value, builds, error, flattened, flow
 from conversion.t7 import TorchObject
 
 
@@ -29,6 +29,13 @@ def as_list(value: Any) -> list[Any]:
     return value
 
 
+def as_tensors(value: Any) -> list[Tensor]:
+    """The value, which must be a list of tensors. To TorchScript that is another type than a list of anything."""
+    if torch.jit.is_scripting() and torch.jit.isinstance(value, list[Tensor]):
+        return value
+    return [as_tensor(item) for item in as_list(value)]
+
+
 # --- arithmetic: Torch7 does not broadcast; it takes the values of equally many in order, in the first one's shape ---
 
 
@@ -39,12 +46,11 @@ class CAddTable(nn.Module):
         super().__init__()
         self.inplace = inplace
 
-    def forward(self, x: list[Any]) -> Tensor:
-        x = as_list(x)
-        first = as_tensor(x[0])
-        total = first if self.inplace else first.clone()
-        for term in x[1:]:
-            total.add_(as_tensor(term).reshape(first.shape))
+    def forward(self, x: Any) -> Tensor:
+        tensors = as_tensors(x)
+        total = tensors[0] if self.inplace else tensors[0].clone()
+        for term in tensors[1:]:
+            total.add_(term.reshape(total.shape))
         return total
 
     def extra_repr(self) -> str:
@@ -61,20 +67,20 @@ def add_table(obj: TorchObject) -> nn.Module:
 class CSubTable(nn.Module):
     """nn.CSubTable: the first of a list less the second."""
 
-    def forward(self, x: list[Any]) -> Tensor:
-        first = as_tensor(x[0])
-        return first - as_tensor(x[1]).reshape(first.shape)
+    def forward(self, x: Any) -> Tensor:
+        tensors = as_tensors(x)
+        return tensors[0] - tensors[1].reshape(tensors[0].shape)
 
 
 @builds("nn.CMulTable")
 class CMulTable(nn.Module):
     """nn.CMulTable: the product of a list of tensors."""
 
-    def forward(self, x: list[Any]) -> Tensor:
-        x = as_list(x)
-        product = as_tensor(x[0]).clone()
-        for factor in x[1:]:
-            product.mul_(as_tensor(factor).reshape(product.shape))
+    def forward(self, x: Any) -> Tensor:
+        tensors = as_tensors(x)
+        product = tensors[0].clone()
+        for factor in tensors[1:]:
+            product.mul_(factor.reshape(product.shape))
         return product
 
 
@@ -82,9 +88,9 @@ class CMulTable(nn.Module):
 class CDivTable(nn.Module):
     """nn.CDivTable: the first of a list over the second."""
 
-    def forward(self, x: list[Any]) -> Tensor:
-        first = as_tensor(x[0])
-        return first / as_tensor(x[1]).reshape(first.shape)
+    def forward(self, x: Any) -> Tensor:
+        tensors = as_tensors(x)
+        return tensors[0] / tensors[1].reshape(tensors[0].shape)
 
 
 @builds("nn.CMaxTable")
@@ -96,11 +102,11 @@ class CMaxTable(nn.Module):
         super().__init__()
         self.smallest = smallest
 
-    def forward(self, x: list[Any]) -> Tensor:
-        x = as_list(x)
-        best = as_tensor(x[0]).clone()
-        for value in x[1:]:
-            other = as_tensor(value).reshape(best.shape)
+    def forward(self, x: Any) -> Tensor:
+        tensors = as_tensors(x)
+        best = tensors[0].clone()
+        for value in tensors[1:]:
+            other = value.reshape(best.shape)
             best = torch.minimum(best, other) if self.smallest else torch.maximum(best, other)
         return best
 
@@ -170,9 +176,8 @@ class JoinTable(nn.Module):
         super().__init__()
         self.dimension, self.input_dims = dimension, input_dims
 
-    def forward(self, x: list[Any]) -> Tensor:
-        x = as_list(x)
-        tensors = [as_tensor(value) for value in x]
+    def forward(self, x: Any) -> Tensor:
+        tensors = as_tensors(x)
         batched = self.input_dims > 0 and tensors[0].dim() == self.input_dims + 1
         return torch.cat(tensors, self.dimension + int(batched and self.dimension >= 0))
 

@@ -1,8 +1,10 @@
 """Torch7 files of small networks with random weights, built as the published Lua code builds them."""
 
 import numpy as np
+import pytest
+import torch
 
-from conversion import graph
+from conversion import graph, t7
 from tests.conversion.t7.t7_writer import TABLE, TORCH, Writer, read
 
 
@@ -59,6 +61,26 @@ def dump(root):
 def build(folder, root):
     """The literal graph of a network that was written to a file."""
     return graph.to_module(read(folder, dump(root)))
+
+
+def by_hand(folder, root, given, expected):
+    """A layer gives what is expected of a tensor, or of a list of them, and so does its TorchScript."""
+    module, several = build(folder, root), isinstance(given, list) and isinstance(given[0], torch.Tensor)
+    values = given if several else [torch.as_tensor(given, dtype=torch.float32)]
+    with torch.no_grad():
+        got = module([x.clone() for x in values] if several else values[0].clone())
+        if not several:
+            assert torch.equal(torch.jit.script(module)(values[0].clone()), got)
+    expected = torch.tensor(expected)
+    assert got.shape == expected.shape
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7)
+
+
+def refused(folder, root, cause):
+    """A layer is refused for a cause."""
+    with pytest.raises(t7.T7Error) as caught:
+        build(folder, root)
+    assert cause in str(caught.value)
 
 
 class Net:

@@ -11,7 +11,6 @@ import torch
 from torch.nn import functional as F
 
 from conversion import convert_graph, graph, t7
-from conversion.codegen import source
 from tests.conftest import FIXTURES, ROOT
 from tests.conversion.nets import (
     NETWORKS,
@@ -191,23 +190,25 @@ def test_bad_files_and_bad_usage(tmp_path, capsys):
     path = write(tmp_path, seq(Net().linear(3, 2)))
     refused(capsys, tmp_path, path, out="file/net")
     (tmp_path / "taken.pth").mkdir()
-    assert "is a directory" in refused(capsys, tmp_path, path, out="taken")
+    assert "taken.pth: Is a directory" in refused(capsys, tmp_path, path, out="taken")
 
 
-def test_source_that_gives_other_values_is_not_written(tmp_path, capsys, monkeypatch):
+def test_code_that_gives_other_values_is_noticed(tmp_path, capsys):
     path = write(tmp_path, seq(Net().linear(3, 2), relu()))
-    honest = source.generate
-
-    def changed(*arguments):
-        text, state = honest(*arguments)
-        return text.replace("x = self.relu1(x)", "x = self.relu1(x) + 1e-6"), state
-
-    monkeypatch.setattr(source, "generate", changed)
-    assert "gives other values than the graph" in refused(capsys, tmp_path, path, status=1)
-    monkeypatch.setattr(source, "generate", lambda *arguments: (honest(*arguments)[0], {}))
-    assert "does not run, nothing is written: RuntimeError: Error(s) in loading" in refused(
-        capsys, tmp_path, path, status=1
-    )
+    converted(capsys, path, tmp_path / "net")
+    code, weights, x = tmp_path / "net.py", tmp_path / "net.pth", torch.rand(4, 3)
+    with torch.no_grad():
+        expected = graph.to_module(t7.load(path))(x)
+    convert_graph.check(code, weights, "Net", x, expected)
+    text = code.read_text()
+    code.write_text(text.replace("x = self.relu1(x)", "x = self.relu1(x) + 1e-6"))
+    with pytest.raises(convert_graph.DifferenceError, match="gives other values than the graph") as caught:
+        convert_graph.check(code, weights, "Net", x, expected)
+    assert caught.value.exit_status == 1
+    code.write_text(text)
+    torch.save({}, weights)
+    with pytest.raises(convert_graph.DifferenceError, match="does not run, nothing is written: RuntimeError"):
+        convert_graph.check(code, weights, "Net", x, expected)
 
 
 @pytest.mark.parametrize("calls", [1, 2])

@@ -6,11 +6,8 @@ import pytest
 import torch
 
 from conversion import graph, t7
-from conversion.codegen import source_text
-from conversion.graph import layers
 from tests.conftest import FIXTURES, MODELS, relative_error, torch7_output
 from tests.conversion.edit import append, find, make, make_list, put
-from tests.conversion.graph.test_layers_reference import classes_tested_here
 from tests.conversion.nets import Layer, Net, build, relu, seq, table
 
 LAYERS = sorted((FIXTURES / "layers").glob("*.t7"))
@@ -52,32 +49,6 @@ def test_layer_can_be_scripted_and_pickled(recorded):
     expected = run(module, given)
     assert torch.equal(run(torch.jit.script(module), given), expected)
     assert torch.equal(run(pickle.loads(pickle.dumps(module)), given), expected)
-
-
-def test_the_repr_of_a_layer_makes_it_again(recorded):
-    module, given, expected = recorded
-    names = {name: value for home in source_text.COPIED for name, value in vars(home).items()}
-    for name, child in list(module.named_modules()):
-        if isinstance(child, (torch.nn.Sequential, torch.nn.ModuleList)):
-            continue
-        for call in (source_text.constructor(child), repr(child)):
-            prefix = "" if type(child).__module__.startswith("conversion") or call.startswith("nn.") else "nn."
-            again = eval(prefix + call, {**names, "nn": torch.nn})
-            assert repr(again) == repr(child)
-            again.load_state_dict(child.state_dict(), strict=True)
-        if child is module:
-            assert relative_error(run(again.eval(), given), expected) <= 1e-6
-        else:
-            parent, _, key = name.rpartition(".")
-            module.get_submodule(parent)._modules[key] = again.eval()
-    assert relative_error(run(module, given), expected) <= 1e-6
-
-
-def test_every_supported_class_is_tested():
-    covered = classes_tested_here() | {"nn.DataParallelTable"}
-    for path in LAYERS:
-        covered |= {obj.class_name for obj in t7.walk(t7.load(path)) if isinstance(obj, t7.TorchObject)}
-    assert set(layers.BUILDERS) | set(layers.CONTAINERS) == covered
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -182,22 +153,6 @@ def test_in_place_in_a_branch_of_concat_and_parallel_table(tmp_path):
     assert values(build(tmp_path, both), [-1.0]) == [[0.0], [0.0]]
 
 
-@pytest.mark.parametrize(
-    ("kind", "fields", "expected"),
-    [("nn.MulConstant", {"constant_scalar": 2}, -2.0), ("nn.AddConstant", {"constant_scalar": 2}, 1.0),
-     ("nn.ReLU6", {}, 0.0), ("nn.ELU", {"alpha": 0}, 0.0), ("nn.LeakyReLU", {"negval": 0.5}, -0.5),
-     ("nn.RReLU", {"lower": 0.5, "upper": 0.5}, -0.5), ("nn.HardTanh", {"min_val": 0}, 0.0),
-     ("nn.Threshold", {"threshold": 0, "val": 7}, 7.0), ("nn.Dropout", {"p": 0.5, "v2": False}, -0.5),
-     ("cudnn.ReLU", {}, 0.0), ("cudnn.ClippedReLU", {"ceiling": 6}, 0.0)],
-)  # fmt: skip
-def test_every_layer_that_can_works_in_place(tmp_path, kind, fields, expected):
-    for inplace in (True, False):
-        x = torch.tensor([-1.0])
-        out = build(tmp_path, Layer(kind, inplace=inplace, **fields))(x)
-        assert out.item() == expected
-        assert x.item() == (expected if inplace else -1.0)
-
-
 def test_a_module_used_again_while_its_result_is_in_use_is_refused(tmp_path):
     """Torch7 would overwrite the first result; twins by `clone` are two objects and fine."""
     net = Net()
@@ -248,20 +203,3 @@ def test_what_is_no_graph(root):
     refused(make(root, "nn.Sequential", modules=3), "expected a list as modules, got 3")
     refused(make(root, "nn.Sequential", modules=make_list(root, 3)), "expected modules, got 3")
     refused(make(root, "nn.DataParallelTable", modules=make_list(root)), "without a network")
-
-
-@pytest.mark.parametrize(
-    ("path", "field", "value", "cause"),
-    [("modules[1]", "kW", "3", "expected a whole number as kW, got '3'"),
-     ("modules[1]", "kW", 2, "weight has shape (64, 3, 3, 3); expected (64, 3, 3, 2)"),
-     ("modules[1]", "groups", 5, "3 to 64 planes with kernel (3, 3) in 5 groups is no convolution"),
-     ("modules[1]", "weight", 3, "expected a tensor of real numbers as weight, got 3"),
-     ("modules[2]", "running_mean", 3, "expected a tensor as running_mean, got 3"),
-     ("modules[2]", "eps", "x", "expected a number as eps, got 'x'"),
-     ("modules[3]", "inplace", 1, "expected true or false as inplace, got 1"),
-     ("modules[8]", "size", 3, "expected a storage as size, got 3"),
-     ("modules[9]", "weight", 3, "expected a matrix as weight, got 3")],
-)  # fmt: skip
-def test_fields_that_make_no_sense(root, path, field, value, cause):
-    put(find(root, path), field, value)
-    refused(root, path, cause)
