@@ -71,7 +71,7 @@ import resnext
 from benchmarks.measure import interleave, machine, parser, ratio, spread, table, target
 from benchmarks.peers import PEERS, Run, run_onnxruntime, run_openvino, run_torch, timm, torchvision, write_onnx
 from benchmarks.result import Result
-from resnext.cli.export import export
+from resnext.export import export
 from resnext.inference import aoti
 from resnext.inference.backends import find_compiler
 from resnext.inference.fold import relative_error

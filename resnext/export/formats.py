@@ -3,27 +3,47 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from resnext.export.job import Exported, Job
 from resnext.inference import aoti
 from resnext.inference.optimize import PRECISIONS
+
+if TYPE_CHECKING:
+    from resnext.export.job import Job
 
 OPSET = 20  # of ONNX
 METADATA = "metadata.json"  # name of the extra file in the archives of torch
 Function = Callable[[Tensor], Tensor]
 
 
+class Exported(nn.Module):
+    """What a file holds: images -> logits, by a preprocessing (or none) and a network.
+
+    Takes float32 (N, C, H, W), or uint8 where there is a preprocessing; returns float32 (N, num_classes).
+    """
+
+    def __init__(self, preprocess: nn.Module, network: nn.Module) -> None:
+        super().__init__()
+        self.preprocess, self.network = preprocess, network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.preprocess(images))
+
+
 @dataclass(frozen=True)
 class Format:
-    """A format. `load` returns what the file computes, and the metadata in it."""
+    """A format. `load` returns what the file computes, and the metadata in it.
+
+    Archives are made in memory and written by Python: on a full disk torch's own writer ends the process.
+    """
 
     write: Callable[[Job, Path], None]
     load: Callable[[Job, Path], tuple[Function, Mapping[str, str]]]
@@ -63,12 +83,12 @@ def _load_onnx(job: Job, path: Path) -> tuple[Function, Mapping[str, str]]:
 
 
 def _write_safetensors(job: Job, path: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     network = copy.deepcopy(job.network).to(PRECISIONS[job.options.precision])
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
     # one key, for the order of several is not the same from one run to the next
-    save_file(tensors, path, metadata={"record": json.dumps(dict(job.metadata))})
+    path.write_bytes(save(tensors, metadata={"record": json.dumps(dict(job.metadata))}))
 
 
 def _load_safetensors(job: Job, path: Path) -> tuple[Function, Mapping[str, str]]:
@@ -84,8 +104,9 @@ def _load_safetensors(job: Job, path: Path) -> tuple[Function, Mapping[str, str]
 def _write_torchscript(job: Job, path: Path) -> None:
     network = torch.jit.trace(job.module.network, job.module.preprocess(job.images[0]))  # type: ignore[no-untyped-call]
     script = torch.jit.freeze(torch.jit.script(Exported(job.module.preprocess, network).eval()))
-    with path.open("wb") as file:  # the archive would be named after a path
-        torch.jit.save(script, file, _extra_files={METADATA: json.dumps(dict(job.metadata))})
+    archive = io.BytesIO()
+    torch.jit.save(script, archive, _extra_files={METADATA: json.dumps(dict(job.metadata))})
+    path.write_bytes(archive.getbuffer())
 
 
 def _load_torchscript(job: Job, path: Path) -> tuple[Function, Mapping[str, str]]:
@@ -94,10 +115,15 @@ def _load_torchscript(job: Job, path: Path) -> tuple[Function, Mapping[str, str]
     return script, json.loads(extra[METADATA])
 
 
+def _program(job: Job) -> torch.export.ExportedProgram:
+    shapes = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),) if job.options.dynamic else None
+    return torch.export.export(job.module, (job.images[0],), dynamic_shapes=shapes)
+
+
 def _write_pt2(job: Job, path: Path) -> None:
-    program = torch.export.export(job.module, (job.images[0],), dynamic_shapes=job.dynamic_shapes)
-    with path.open("wb") as file:
-        torch.export.save(program, file, extra_files={METADATA: json.dumps(dict(job.metadata))})
+    archive = io.BytesIO()
+    torch.export.save(_program(job), archive, extra_files={METADATA: json.dumps(dict(job.metadata))})
+    path.write_bytes(archive.getbuffer())
 
 
 def _load_pt2(job: Job, path: Path) -> tuple[Function, Mapping[str, str]]:
@@ -106,8 +132,7 @@ def _load_pt2(job: Job, path: Path) -> tuple[Function, Mapping[str, str]]:
 
 
 def _write_aoti(job: Job, path: Path) -> None:
-    program = torch.export.export(job.module, (job.images[0],), dynamic_shapes=job.dynamic_shapes)
-    aoti.save(program, path, job.metadata)
+    aoti.save(_program(job), path, job.metadata)
 
 
 def _load_aoti(job: Job, path: Path) -> tuple[Function, Mapping[str, str]]:
@@ -122,23 +147,3 @@ FORMATS = {
     "pt2": Format(_write_pt2, _load_pt2, "torch", suffix=".pt2"),
     "aoti": Format(_write_aoti, _load_aoti, "torch", suffix=".pt2"),
 }
-
-
-def write(job: Job, path: Path) -> None:
-    """Write the file, without the warnings that are meant for the authors of exporters."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        FORMATS[job.options.format].write(job, path)
-
-
-def largest_error(job: Job, path: Path) -> float:
-    """That of the logits that the file's own runtime computes; see `Job.largest_error`.
-
-    Raises RuntimeError where the runtime does not take it, or its metadata do not come back.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        run, metadata = FORMATS[job.options.format].load(job, path)
-        if lost := [key for key, value in job.metadata.items() if metadata.get(key) != value]:
-            raise RuntimeError(f"metadata that do not come back: {', '.join(lost)}")
-        return job.largest_error(run)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from resnext.architecture import Architecture
-from resnext.cli.export import export
+from resnext.export import export
 from resnext.inference import aoti, processor
 from tests.conftest import randomize, relative_error
 

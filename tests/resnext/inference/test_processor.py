@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from resnext.cli.export import export
+from resnext.export import export
 from resnext.inference import processor
 from resnext.inference.optimize import optimize
 from resnext.inference.processor import CAP, VARIABLE, ProcessorError, check_low_precision, rule_out_amx

@@ -9,32 +9,11 @@ import pytest
 import safetensors
 import torch
 
-from resnext import __version__
-from resnext.__main__ import main
-from resnext.architecture import Architecture
-from resnext.cli.export import export
+from resnext.export import export
 from resnext.inference.optimize import TOLERANCE
 from resnext.preprocess import get_preprocess
-from resnext.weights.digest import tensor_digest
-from tests.conftest import randomize, relative_error
-
-CIFAR = Architecture((1, 1, 1), cardinality=2, base_width=4, stem="cifar", num_classes=10)
-IMAGENET = Architecture((1, 1, 1, 1), cardinality=2, base_width=4, num_classes=10)
-
-
-def build(architecture, **options):
-    torch.manual_seed(0)
-    return randomize(architecture.build(**options))
-
-
-@pytest.fixture(scope="module")
-def model():
-    return build(CIFAR)
-
-
-@pytest.fixture(scope="module")
-def imagenet():
-    return build(IMAGENET)
+from tests.conftest import relative_error
+from tests.resnext.export.networks import CIFAR, build
 
 
 def expected(model, images):
@@ -46,6 +25,7 @@ def photographs(*shape):
     return torch.randint(0, 256, shape, dtype=torch.uint8)
 
 
+@pytest.mark.slow
 def test_onnx_of_any_size_with_the_preprocessing(imagenet, tmp_path):
     path = tmp_path / "a.onnx"
     report = export(imagenet, path, "onnx", with_preprocess=True, dynamic=True, image_size=(40, 50))
@@ -66,28 +46,6 @@ def test_onnx_of_any_size_with_the_preprocessing(imagenet, tmp_path):
         images = photographs(*shape)
         got = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
         assert relative_error(got, expected(imagenet, get_preprocess("imagenet")(images))) <= 1e-5
-
-
-def test_metadata(model, tmp_path):
-    report = export(model, tmp_path / "a.pt", "torchscript", precision="fp16")
-    assert report.metadata == {
-        "architecture": "resnext11_2x4d",
-        "form": "C",
-        "num_classes": "10",
-        "preprocessing": "cifar10",
-        "tensor_digest": tensor_digest(model.state_dict()),
-        "source": "not stated",
-        "source_sha256": "not stated",
-        "license": "not stated",
-        "precision": "fp16",
-        "project": f"resnext {__version__}",
-        "torch": torch.__version__,
-        "preprocessing_included": "false",
-        "input_name": "images",
-        "input_dtype": "float32",
-        "input_shape": "N x 3 x H x W",
-        "output_name": "logits",
-    }
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.:DeprecationWarning")
@@ -139,60 +97,3 @@ def test_the_same_bytes_again(model, tmp_path, format):
         (tmp_path / folder).mkdir()
         export(model, tmp_path / folder / "x.pt2", format)
     assert (tmp_path / "a" / "x.pt2").read_bytes() == (tmp_path / "b" / "x.pt2").read_bytes()
-
-
-def test_the_model_stays_as_it_is(tmp_path):
-    model = build(CIFAR).half().train()
-    calls = []
-    model.fc.register_forward_hook(lambda *_: calls.append(1))
-    before = copy.deepcopy(model.state_dict())
-    export(model, tmp_path / "a.pt2", "pt2")
-    assert not calls
-    assert model.training
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("format", ["pt2", "onnx"])
-def test_autocast_changes_nothing(model, tmp_path, format):
-    with torch.autocast("cpu"):
-        assert export(model, tmp_path / "a.pt2", format).error <= 1e-5
-
-
-@pytest.mark.parametrize("options", [{"form": "A"}, {"num_classes": 0}, {"in_channels": 1}, {"global_pool": "avgmax"}])
-def test_unusual_networks(tmp_path, options):
-    torch.manual_seed(0)
-    shape = {"layers": (1, 1, 1), "cardinality": 2, "base_width": 4, "stem": "cifar", "num_classes": 10}
-    from resnext import ResNeXt
-
-    model = randomize(ResNeXt(**shape | options))
-    assert export(model, tmp_path / "a.pt2", "pt2").error <= 1e-5
-
-
-def test_command(built, tmp_path, capfd):
-    """With the licence and the digests of the sidecar; nothing on stderr."""
-    path = tmp_path / "a.onnx"
-    assert main(["export", "--weights", str(built.path), "--format", "onnx", "--precision", "fp16", "--batch-size", "2",
-                 "--out", str(path)]) == 0  # fmt: skip
-    captured = capfd.readouterr()
-    assert captured.err == ""
-    for part in (str(path), "opset 20", "images: float32, 2 x 3 x 32 x 32", "logits: float32, N x 10", "onnxruntime"):
-        assert part in captured.out
-    metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
-    record = built.record
-    assert metadata["license"] == record["license"] == "x"
-    assert metadata["source_sha256"] == record["file"]["sha256"]
-    assert metadata["tensor_digest"] == record["tensor_digest"]
-    assert metadata["torch7_sha256"] == record["source"]["sha256"]
-    assert metadata["architecture"] == record["arch"]
-
-
-def test_command_with_the_published_weights(home, hosted, tmp_path, capsys):
-    from tests.resnext.conftest import NAME
-
-    path = tmp_path / "a.safetensors"
-    assert main(["export", "--arch", f"{NAME}_typeB", "--format", "safetensors", "--out", str(path)]) == 0
-    with safetensors.safe_open(path, "pt") as file:
-        metadata = json.loads(file.metadata()["record"])
-    assert metadata["license"] == "CC BY-NC 4.0"
-    assert (metadata["form"], metadata["source_sha256"]) == ("B", hosted["sha256"])
