@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conversion.mapping import Conversion
-from conversion.verify import Proof
 from resnext.weights import records
 from resnext.weights.atomic import replacing, replacing_all
 from resnext.weights.download import check_url
+
+from .mapping import Conversion
+from .verify import Proof
 
 FORMATS = ("pth", "safetensors")
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conversion import artifact, mapping, t7, verify
 from resnext.weights.download import sha256_of
 from resnext.weights.files import tensor_digest
 from resnext.weights.progress import track
+
+from . import artifact, mapping, t7, verify
 
 
 class ProofError(RuntimeError):

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conversion import graph
-from conversion.mapping import Conversion
 from resnext.cli.command_line import table
 from resnext.model import ResNeXt
+
+from . import graph
+from .mapping import Conversion
 
 TOLERANCES = {torch.float32: 1e-6, torch.float64: 1e-12}  # of the logits, relative, in the Euclidean norm
 BATCH = 2

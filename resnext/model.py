@@ -151,7 +151,7 @@ class Stage(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self:
-            if not torch.jit.is_scripting() and self.checkpointed:  # type: ignore[attr-defined]
+            if not torch.jit.is_scripting() and self.checkpointed:
                 x = _run_checkpointed(block, x)
             else:
                 x = block(x)

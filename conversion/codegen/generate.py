@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conversion.codegen.text import WIDTH, constructor, definitions, fit
-from conversion.graph.registry import Flow, Value, error, flattened, takes_list
+from ..graph.registry import Flow, Value, error, flattened, takes_list
+from .text import WIDTH, constructor, definitions, fit, is_ours
 
 # What a submodule is called, where its class in lower case would say less.
 PREFIXES = {"Linear": "fc", "CAddTable": "add", "JoinTable": "join", "ConvTranspose2d": "upconv", "PReLU": "prelu"}
@@ -115,7 +115,7 @@ class Trace(Flow):
     ) -> Value:
         if isinstance(value, list) and not all(isinstance(item, Variable) for item in value):
             raise error(owner, "expected tensors to join, got lists")
-        ours = str(function.__module__).startswith("conversion")
+        ours = is_ours(function)
         if ours:
             self.functions.add(function)
         name = function.__name__ if ours else f"torch.{function.__name__}"

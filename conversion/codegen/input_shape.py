@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from conversion.codegen.generate import Trace
-from conversion.graph.containers import Branches, ParallelTable
-from conversion.graph.registry import flattened, takes_list
-from conversion.t7 import Storage, T7Error, TorchObject, walk
+from ..graph.containers import Branches, ParallelTable
+from ..graph.registry import flattened, takes_list
+from ..t7 import Storage, T7Error, TorchObject, walk
+from .generate import Trace
 
 # Sides to try, the likely ones first: a network that ends in Linear runs on one of them only.
 SIDES = (224, 32, 64, 128, 256, 299, 227, 231, 221, 28, 48, 96, 112, 160, 192, 240, 320, 384, 448, 512, 16, 8)

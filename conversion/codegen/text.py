@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-import conversion.graph
+from .. import graph
 
 WIDTH = 120
 
@@ -29,7 +29,7 @@ def constructor(module: nn.Module) -> str:
         keyword for keyword in call.keywords if keyword.arg and _literal(keyword.value) != defaults[keyword.arg].default
     ]
     text = ast.unparse(_NotFinite().visit(call)).replace("'", '"')
-    return text if _is_ours(type(module)) else f"nn.{text}"
+    return text if is_ours(type(module)) else f"nn.{text}"
 
 
 class _NotFinite(ast.NodeTransformer):
@@ -46,8 +46,9 @@ def _literal(node: ast.expr) -> Any:
         return node
 
 
-def _is_ours(value: Any) -> bool:
-    return str(getattr(value, "__module__", "")).startswith(conversion.graph.__name__)
+def is_ours(value: Any) -> bool:
+    """Whether a class or function is one of `conversion.graph`, whose source is copied."""
+    return str(getattr(value, "__module__", "")).startswith(graph.__name__)
 
 
 def fit(start: str, call: str) -> list[str]:
@@ -87,7 +88,7 @@ def definitions(objects: set[Any]) -> list[str]:
 
     def add(value: Any) -> None:
         name = value.__name__
-        if name in found or not _is_ours(value):
+        if name in found or not is_ours(value):
             return
         lines = inspect.getsource(value).splitlines()
         while lines[0].startswith("@"):

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conversion.graph.registry import builds, filled, stored
-from conversion.t7 import TorchObject
+from ..t7 import TorchObject
+from .registry import builds, filled, stored
 
 for name, kind in {
     "nn.LogSigmoid": nn.LogSigmoid,

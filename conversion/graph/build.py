@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from conversion.graph import activation, containers, convolution, linear, normalisation, pooling, shape, tables
-from conversion.graph.registry import BUILDERS, CHILDREN, VIEWS, Flow, Value, error, flattened
-from conversion.t7 import T7Error, TorchObject, walk
+from ..t7 import T7Error, TorchObject, walk
+from . import activation, containers, convolution, linear, normalisation, pooling, shape, tables
+from .registry import BUILDERS, CHILDREN, VIEWS, Flow, Value, error, flattened
 
 THEMES = (activation, containers, convolution, linear, normalisation, pooling, shape, tables)
 MAX_CALLS = 20_000  # of modules for one input: 45 levels of Sequential{m, m} mean 2^45; a ResNet of 1,000 layers, 7,000

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conversion.graph.registry import Flow, Value, builds, error, flow
-from conversion.graph.tables import as_list, as_tensor, depth_concat
-from conversion.t7 import TorchObject
+from ..t7 import TorchObject
+from .registry import Flow, Value, builds, error, flow
+from .tables import as_list, as_tensor, depth_concat
 
 
 def first_module(obj: TorchObject) -> list[TorchObject]:

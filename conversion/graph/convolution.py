@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from conversion.graph.registry import builds, filled, has, stored
-from conversion.t7 import TorchObject
+from ..t7 import TorchObject
+from .registry import builds, filled, has, stored
 
 KERNEL = {2: "kH kW", 3: "kT kH kW"}
 STRIDE = {2: "dH dW", 3: "dT dH dW"}

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from conversion.graph.convolution import with_bias
-from conversion.graph.registry import builds, filled, stored
-from conversion.t7 import Tensor as T7Tensor
-from conversion.t7 import TorchObject
+from ..t7 import Tensor as T7Tensor
+from ..t7 import TorchObject
+from .convolution import with_bias
+from .registry import builds, filled, stored
 
 
 @builds("nn.Linear")

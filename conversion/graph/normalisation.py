@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conversion.graph.registry import builds, filled, has, stored
-from conversion.t7 import TorchObject
+from ..t7 import TorchObject
+from .registry import builds, filled, has, stored
 
 
 @builds("nn.BatchNormalization", "cudnn.BatchNormalization", kind=nn.BatchNorm1d)

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conversion.graph.convolution import DILATION, KERNEL, STRIDE, padding
-from conversion.graph.linear import MulConstant
-from conversion.graph.registry import builds
-from conversion.t7 import TorchObject
+from ..t7 import TorchObject
+from .convolution import DILATION, KERNEL, STRIDE, padding
+from .linear import MulConstant
+from .registry import builds
 
 
 def pad_to_last_window(x: Tensor, kernel: list[int], stride: list[int], value: float) -> Tensor:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from conversion.t7 import T7Error, TorchObject
+from ..t7 import T7Error, TorchObject
 
 Builder = Callable[..., nn.Module]  # of an object, and the modules made of its children
 Children = Callable[[TorchObject], list[TorchObject]]

@@ -12,9 +12,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from conversion.graph.registry import VIEWS, builds, filled
-from conversion.t7 import Table, TorchObject
-from conversion.t7 import Tensor as T7Tensor
+from ..t7 import Table, TorchObject
+from ..t7 import Tensor as T7Tensor
+from .registry import VIEWS, builds, filled
 
 # What acts on gradients only, or only prints.
 for name in ("CopyGrad", "GradientReversal", "Identity", "L1Penalty", "PrintSize", "TotalVariation", "ZeroGrad"):

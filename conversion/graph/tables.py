@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conversion.graph.registry import VIEWS, Flow, Value, builds, error, flattened, flow
-from conversion.t7 import TorchObject
+from ..t7 import TorchObject
+from .registry import VIEWS, Flow, Value, builds, error, flattened, flow
 
 
 def as_tensor(value: Any) -> Tensor:

@@ -1,5 +1,5 @@
 """A Torch7 graph that is a ResNeXt to its architecture and state_dict, by structure."""
 
-from conversion.mapping.convert import Conversion, convert
+from .convert import Conversion, convert
 
 __all__ = ["Conversion", "convert"]

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from conversion.mapping.structure import Network, recognise
-from conversion.mapping.values import ParameterReader
-from conversion.t7 import TorchObject
 from resnext.architecture import Architecture
 from resnext.forms import convert_state_dict
+
+from ..t7 import TorchObject
+from .structure import Network, recognise
+from .values import ParameterReader
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Union
 
-from conversion.t7 import Table, Tensor, TorchObject
+from ..t7 import Table, Tensor, TorchObject
 
 MAX_CALLS = 100_000  # a ResNeXt-152 of form B makes 10,000
 MAX_NESTED = 150

@@ -20,10 +20,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from conversion.mapping.dataflow import Dataflow, Op, trace
-from conversion.t7 import T7Error, Table, Tensor, TorchObject, walk
 from resnext.architecture import Architecture
 from resnext.model import ResNeXt
+
+from ..t7 import T7Error, Table, Tensor, TorchObject, walk
+from .dataflow import Dataflow, Op, trace
 
 PARAMETERS = ("weight", "bias", "running_mean", "running_var", "running_std")
 _SHAPES = ("view", "reshape", "collapse", "squeeze", "select")

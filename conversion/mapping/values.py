@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import nn
 
-from conversion.mapping.structure import ConvNorm
-from conversion.t7 import TorchObject
+from ..t7 import TorchObject
+from .structure import ConvNorm
 
 _FLOAT32_EPS = float(np.finfo(np.float32).eps)
 

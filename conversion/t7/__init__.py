@@ -1,6 +1,6 @@
 """Torch7 files (`torch.save` of Lua) to Python objects: bytes to objects. Knows nothing of torch."""
 
-from conversion.t7.objects import (
+from .objects import (
     LuaFunction,
     MissingFieldError,
     Storage,
@@ -10,7 +10,7 @@ from conversion.t7.objects import (
     TorchObject,
     walk,
 )
-from conversion.t7.reader import load, load_with_notes
+from .reader import load, load_with_notes
 
 __all__ = [
     "LuaFunction",

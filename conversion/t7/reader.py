@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import torchfile
 
-from conversion.t7.objects import (
+from .objects import (
     MAX_NDIM,
     LuaFunction,
     Node,
@@ -35,7 +35,7 @@ from conversion.t7.objects import (
     join_path,
     tensor_dtype,
 )
-from conversion.t7.stream import AsciiPrimitives, BinaryPrimitives, detect_encoding
+from .stream import AsciiPrimitives, BinaryPrimitives, detect_encoding
 
 MAX_DEPTH = 200  # nested objects; ResNeXt-50 needs 22, and each level takes three or four of Python's 1,000 frames
 # A damaged or hostile file could hold nothing but tiny values: bounded, so that memory and time are. Resnets of 1,000

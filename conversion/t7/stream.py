@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torchfile
 
-from conversion.t7.objects import Storage, T7Error
+from .objects import Storage, T7Error
 
 _CHUNK = 2**20
 

@@ -102,7 +102,7 @@ def _load_safetensors(job: Job, path: Path) -> tuple[Function, Mapping[str, str]
 
 
 def _write_torchscript(job: Job, path: Path) -> None:
-    network = torch.jit.trace(job.module.network, job.module.preprocess(job.images[0]))  # type: ignore[no-untyped-call]
+    network = torch.jit.trace(job.module.network, job.module.preprocess(job.images[0]))
     script = torch.jit.freeze(torch.jit.script(Exported(job.module.preprocess, network).eval()))
     archive = io.BytesIO()
     torch.jit.save(script, archive, _extra_files={METADATA: json.dumps(dict(job.metadata))})
@@ -111,7 +111,7 @@ def _write_torchscript(job: Job, path: Path) -> None:
 
 def _load_torchscript(job: Job, path: Path) -> tuple[Function, Mapping[str, str]]:
     extra = {METADATA: ""}
-    script = torch.jit.load(path, _extra_files=extra)  # type: ignore[no-untyped-call]
+    script = torch.jit.load(path, _extra_files=extra)
     return script, json.loads(extra[METADATA])
 
 

@@ -103,7 +103,7 @@ def _by_graph(network: FoldedResNeXt, piece: Tensor) -> Runner:
     """Takes about a second. Raises UnavailableError."""
     with _fusing(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript; there is no other way to oneDNN Graph
-        function = torch.jit.freeze(torch.jit.trace(network, piece, check_trace=False))  # type: ignore[no-untyped-call]
+        function = torch.jit.freeze(torch.jit.trace(network, piece, check_trace=False))
         for _ in range(WARM_UP):
             function(piece)
         graph = str(function.graph_for(piece))
@@ -118,7 +118,7 @@ def _fusing() -> Iterator[None]:
     """Switch on TorchScript's use of oneDNN Graph, a setting of the whole process, for as long as it compiles."""
     with _SETTINGS:
         try:
-            before = torch.jit.onednn_fusion_enabled()  # type: ignore[no-untyped-call]
+            before = torch.jit.onednn_fusion_enabled()
             torch.jit.enable_onednn_fusion(True)
         except (AttributeError, RuntimeError) as error:
             raise UnavailableError(f"torch has no oneDNN Graph: {error}") from None

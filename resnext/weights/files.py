@@ -14,18 +14,17 @@ import threading
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from resnext.weights.door import conversion
 
-_WRAPPERS = ("module.", "_orig_mod.")  # prefixes: of DataParallel, of torch.compile
+_WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.)+")  # prefixes: of DataParallel, of torch.compile
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".t7")
 # Tensors may take four times the size of their file (float8 becomes float32), and this much more for expanded ones.
 _EXPANDED_BYTES = 2**26
@@ -64,36 +63,41 @@ def read_state_dict(path: str | os.PathLike[str], *, published: bool = False) ->
     Raises WeightsError that names the file, what was expected and what came.
     """
     shown = os.fspath(path)
-    try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise WeightsError(f"{shown}: expected a file, got a folder{_files_in(Path(path))}")
-        if not stat.S_ISREG(status.st_mode):  # a pipe would keep us waiting
-            raise WeightsError(f"{shown}: expected a file, got a pipe or a device")
-        with open(path, "rb") as file:
-            head = file.read(64)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise WeightsError(f"{shown}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    head, size = _look(path)
     with on_cpu():
         match find_format(head):
             case "pth":
-                loaded = _read_pth(shown, status.st_size, is_zip=head.startswith(b"PK"), published=published)
+                loaded = _read_pth(shown, size, is_zip=head.startswith(b"PK"), published=published)
             case "safetensors":
                 loaded = _read_safetensors(shown)
             case "t7":
                 return _convert_t7(shown)
             case _:
                 raise WeightsError(f"{shown}: expected a .pth, .safetensors or Torch7 .t7 file, got {describe(head)}")
-        state_dict = _plain_state_dict(shown, _find_state_dict(shown, loaded), status.st_size)
+        state_dict = _plain_state_dict(shown, _find_state_dict(shown, loaded), size)
         if not published:
             _check_values(shown, state_dict)
         return state_dict
 
 
 def on_cpu() -> AbstractContextManager[Any]:
-    """Makes new tensors on the CPU whatever the default device is; at no cost where it is the CPU."""
+    """For new tensors on the CPU, whatever the default device is. It costs nothing where that is the CPU already."""
     cpu = torch.device("cpu")
     return nullcontext() if torch.get_default_device() == cpu else cpu
+
+
+def _look(path: str | os.PathLike[str]) -> tuple[bytes, int]:
+    """The first bytes of a file and its size. Raises WeightsError for what is no file that can be read."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise WeightsError(f"{path}: expected a file, got a folder{_files_in(Path(path))}")
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for whoever writes into it
+            raise WeightsError(f"{path}: expected a file, got a pipe or a device")
+        with open(path, "rb") as file:
+            return file.read(64), status.st_size
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise WeightsError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _files_in(folder: Path) -> str:
@@ -116,19 +120,18 @@ def _read_pth(path: str, size: int, *, is_zip: bool, published: bool) -> Any:
 
 
 def _refusal(error: Exception) -> str:
-    """What torch.load says, in a line."""
+    """Why torch.load refused a file, in one line of ours."""
     if isinstance(error, pickle.UnpicklingError) and (refused := _REFUSED_CLASS.search(str(error))):
         return (
-            f"got {refused[1]}, which is not loaded since that would run code from the file. Where you have the model, "
-            "save its weights only: torch.save(model.state_dict(), 'weights.pth')"
+            f"got a file that holds {refused[1]}, and loading that could run code from the file. In the program that "
+            "wrote it, save only the weights: torch.save(model.state_dict(), 'weights.pth')"
         )
-    said = str(error).partition("WeightsUnpickler error: ")[2] or first_line(error)
-    return f"but: {said.strip().partition(chr(10))[0]}"
+    return f"but: {first_line(error).rpartition('WeightsUnpickler error: ')[2]}"
 
 
 @contextmanager
 def _private_mapping() -> Iterator[None]:
-    """What is written into a mapped tensor must not reach the file, whatever the default of the user."""
+    """Within it, torch.load maps files so that nothing is written back to them, whatever default the user has set."""
     if sys.platform == "win32":  # has no such default
         yield
         return
@@ -137,10 +140,10 @@ def _private_mapping() -> Iterator[None]:
 
 
 def _check_archive(path: str, size: int) -> None:
-    """Raise WeightsError for a zip archive that torch.load must not see.
+    """Raise WeightsError for a zip archive that torch.load must not read.
 
     Older releases of torch read past the end of a record that is shorter than its tensor. Records that are compressed
-    or lie over each other can take far more memory than the file has bytes; torch.save writes neither.
+    or overlap can take far more memory than the file has bytes; torch.save writes neither.
     """
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
@@ -163,7 +166,7 @@ def _check_archive(path: str, size: int) -> None:
 
 
 def _open_record(file: BinaryIO, record: zipfile.ZipInfo) -> BinaryIO:
-    # not by zipfile, which checks a CRC-32 that torch.save leaves out under set_crc32_options(False)
+    # not with zipfile, which checks the CRC-32 that torch.save may be told to leave out
     file.seek(record.header_offset + 26)
     name, extra = struct.unpack("<HH", file.read(4))
     file.seek(name + extra, os.SEEK_CUR)
@@ -194,9 +197,10 @@ class _PickledStorages(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Placeholder:
         kind, storage, key, _, length = pid
-        if kind != "storage" or type(key) is not str or type(length) is not int:
-            raise ValueError(f"unknown entry {pid}")
-        self.sizes[key] = max(self.sizes.get(key, 0), length * _ITEM_BYTES[storage.__name__])
+        item = _ITEM_BYTES.get(getattr(storage, "__name__", ""))
+        if kind != "storage" or item is None or type(key) is not str or type(length) is not int:
+            raise ValueError(f"unknown reference {pid!r}")
+        self.sizes[key] = max(self.sizes.get(key, 0), length * item)
         return _Placeholder()
 
 
@@ -210,6 +214,40 @@ def _read_safetensors(path: str) -> dict[str, Tensor]:
             return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no mapping
     except Exception as error:  # a damaged header raises more than SafetensorError
         raise WeightsError(f"{path}: expected a whole .safetensors file, but: {first_line(error)}") from None
+
+
+def _convert_t7(path: str) -> dict[str, Tensor]:
+    try:
+        build, graph, t7 = conversion("build"), conversion("graph"), conversion("t7")
+    except ImportError as error:
+        raise WeightsError(f"{path}: converting it needs {error.name}: pip install torchfile numpy") from None
+    remarks = []
+    try:
+        try:
+            converted, _ = build.convert_and_prove(path)
+        except graph.UnsupportedLayerError as error:
+            converted, _ = build.convert_and_prove(path, prove=False)
+            remarks.append(f"the conversion is not proved: {first_line(error)}")
+    except build.ProofError as error:
+        raise WeightsError(
+            f"{path}: the converted network differs from the file's own: {error.proof.reason}"
+        ) from error
+    except t7.T7Error as error:
+        raise WeightsError(str(error)) from error
+    if remarks or converted.notes:
+        warn(f"{path}: {'; '.join([*remarks, *converted.notes])}")
+    return converted.state_dict
+
+
+@contextmanager
+def repository_on_path() -> Iterator[None]:
+    """For imports of `conversion`, beside this package: torch.hub takes the repository off sys.path once it is done."""
+    root = str(Path(__file__).resolve().parents[2])
+    sys.path.append(root)
+    try:
+        yield
+    finally:
+        sys.path.remove(root)
 
 
 def find_format(head: bytes) -> str | None:
@@ -249,20 +287,13 @@ def _find_state_dict(path: str, loaded: Any) -> dict[str, Tensor]:
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise WeightsError(f"{path}: expected a state_dict of tensors, got {type(value).__name__} under {name!r}")
-        if (
-            value.layout != torch.strided
-            or value.is_meta
-            or not (value.is_floating_point() or _is_counter(name, value))
-        ):
-            raise WeightsError(
-                f"{path}: expected dense tensors of real numbers, got {value.dtype}, {value.layout} ({name})"
-            )
-    state_dict = dict(loaded)
-    while prefix := next(
-        (wrapper for wrapper in _WRAPPERS if all(name.startswith(wrapper) for name in state_dict)), ""
-    ):
-        state_dict = {name.removeprefix(prefix): value for name, value in state_dict.items()}
-    return state_dict
+        real = value.is_floating_point() or _is_counter(name, value)
+        if not real or value.layout != torch.strided or value.is_meta:
+            got = f"{value.dtype}, {value.layout}"
+            raise WeightsError(f"{path}: expected dense tensors of real numbers, got {got} under {name!r}")
+    if all(_WRAPPERS.match(name) for name in loaded):
+        return {_WRAPPERS.sub("", name, count=1): value for name, value in loaded.items()}
+    return dict(loaded)
 
 
 def _is_counter(name: str, value: Tensor) -> bool:
@@ -298,44 +329,9 @@ def _check_values(path: str, state_dict: Mapping[str, Tensor]) -> None:
     for name, value in state_dict.items():
         # the sum is fast, and finite only if all values are; it may overflow where they are
         if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
-            raise WeightsError(f"{path}: {name} holds NaN or infinity; expected finite values")
+            raise WeightsError(f"{path}: {name!r} holds NaN or infinity; expected finite values")
         if name.endswith("running_var") and (value < 0).any():
-            raise WeightsError(f"{path}: {name} is {value.min().item():g} somewhere; expected 0 or more everywhere")
-
-
-@contextmanager
-def repository_on_path() -> Iterator[None]:
-    """For imports of `conversion`, beside this package: torch.hub takes the repository off sys.path once it is done."""
-    root = str(Path(__file__).resolve().parents[2])
-    sys.path.append(root)
-    try:
-        yield
-    finally:
-        sys.path.remove(root)
-
-
-def _convert_t7(path: str) -> dict[str, Tensor]:
-    try:
-        with repository_on_path():
-            from conversion import build, graph, t7
-    except ImportError as error:
-        raise WeightsError(f"{path}: converting it needs {error.name}: pip install torchfile numpy") from None
-    remarks = []
-    try:
-        try:
-            conversion, _ = build.convert_and_prove(path)
-        except graph.UnsupportedLayerError as error:
-            conversion, _ = build.convert_and_prove(path, prove=False)
-            remarks.append(f"the conversion is not proved: {first_line(error)}")
-    except build.ProofError as error:
-        raise WeightsError(
-            f"{path}: the converted network differs from the file's own: {error.proof.reason}"
-        ) from error
-    except t7.T7Error as error:
-        raise WeightsError(str(error)) from error
-    if remarks or conversion.notes:
-        warn(f"{path}: {'; '.join([*remarks, *conversion.notes])}")
-    return conversion.state_dict
+            raise WeightsError(f"{path}: {name!r} is {value.min().item():g} somewhere; expected 0 or more everywhere")
 
 
 def tensor_digest(state_dict: Mapping[str, Tensor]) -> str:
@@ -360,7 +356,7 @@ def first_line(error: BaseException) -> str:
 
 
 def warn(message: str) -> None:
-    """Warn, at the line outside this package that led here; torch.hub and `hubconf.py` are passed over."""
+    """Warn, naming the line of the user's code that called this package, also where it called through torch.hub."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     ours = (package + os.sep, os.path.join(os.path.dirname(package), "hubconf.py"), torch.hub.__file__)
     frame, level = sys._getframe(1), 2

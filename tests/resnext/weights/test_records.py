@@ -79,7 +79,7 @@ def test_build_weights_without_a_network(record, home, site, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--publish", "https://a/", "--no-verify"], "--publish takes a proved .pth of form C; it cannot be used with --no-verify"),
+    [(["--publish", "https://a/", "--no-verify"], "a proved .pth of form C; it cannot be used with --no-verify"),
      (["--publish", "https://a/", "--format", "safetensors"], "it cannot be used with --format safetensors"),
      (["--publish", "http://example.com/"], "refused http://example.com/"),
      (["--publish", "https://a/", "--sample"], f"--publish cannot be used with --sample: there are records of {T7}"),

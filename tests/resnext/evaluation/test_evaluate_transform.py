@@ -5,8 +5,7 @@ import torch
 
 from resnext.evaluation.transform import TorchvisionPreprocess
 from resnext.preprocess import get_preprocess
-from tests.pictures import make_images
-from tests.resnext.evaluation.labelled import LabelledSet, read_report
+from tests.resnext.evaluation.labelled import LabelledSet, make_images, read_report
 
 
 @pytest.mark.parametrize(
