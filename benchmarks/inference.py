@@ -1,7 +1,5 @@
 """Images per second of ResNeXt-50 (32x4d) at 224 px on the CPU: ours beside torchvision, timm, ONNX Runtime, OpenVINO.
 
-    python benchmarks/inference.py [--runs N] [--batch N ...] [--precision fp32|bf16 ...]
-
 All have the same random weights, as many threads as torch, and the same contiguous float32 images (the conversion to
 the network's layout and type is measured); the logits of each are compared with ours. Each turn of a contender is one
 call that does not count, then so many that 16 images have passed; they take turns. Ratios are of median times. Whoever
@@ -26,7 +24,7 @@ weights of all layers (100 MB in fp32) going through the cache between two image
     a batch in pieces                      adopted: of 2 images in fp32, 4 in bf16. At batch 16 maps of 51 MB come from
                                            the system anew at every call. Pieces of 1, 2, 4, 8: 21.0, 20.5, 21.0, 23.8
                                            in fp32; 11.1, 10.5, 10.1, 10.4 in bf16.
-    huge pages for weights and heap        adopted: 1 to 1.5 %.
+    huge pages for weights and heap        1 to 1.5 %, and not kept: it takes madvise on memory that is not only ours.
     residual sum in place (sum post-op)    adopted; Inductor and oneDNN Graph do it as well.
     input converted ahead of the graph     adopted: to bf16 and channels last torch's two copies take 0.05, Inductor's
                                            loop more.
@@ -52,60 +50,57 @@ cache meanwhile. At batch 16 ours is ahead by 3 to 7 % in fp32, and in bf16 by 8
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import statistics
-import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-
-if __name__ == "__main__":  # run as a script: this folder would shadow top-level modules of the same names
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import resnext
-from benchmarks.measure import interleave, machine, parser, ratio, spread, table, target
-from benchmarks.peers import PEERS, Run, run_onnxruntime, run_openvino, run_torch, timm, torchvision, write_onnx
-from benchmarks.result import Result
+from benchmarks.measure import Result, interleave, ratio, spread, target
+from benchmarks.ready import import_package
+from resnext.cli.command_line import table
 from resnext.export import export
 from resnext.inference import aoti
 from resnext.inference.backends import find_compiler
 from resnext.inference.fold import relative_error
-from resnext.inference.optimize import PIECE, optimize
+from resnext.inference.optimize import PIECE, PRECISIONS, optimize
+from resnext.inference.processor import amx_fault, announces_amx
 
 IMAGES = 16  # in a turn
-BATCHES = [1, 16]
 SIZE = 224
 OURS, INDUCTOR, PACKAGE = "ours", "ours, inductor", "ours, aoti package"
 LIMITS = {"fp32": 1e-4, "bf16": 3e-2}  # between the logits of two contenders
 RIVALS = {"fp32": ("ONNX Runtime", "OpenVINO"), "bf16": ("OpenVINO",)}
+PACKAGES = {  # of others, and what each needs
+    "torchvision": ["torchvision"],
+    "torchvision, torch.compile": ["torchvision"],
+    "timm": ["timm", "torchvision"],
+    "ONNX Runtime": ["onnxruntime", "onnxscript"],
+    "OpenVINO": ["openvino", "onnxscript"],
+}
+Run = Callable[[], Tensor]
 
 
-def main() -> int:
-    """Measure, print; returns the exit status: 1 where the logits of two contenders differ."""
-    arguments = parser(__doc__)
-    arguments.add_argument("--batch", type=int, nargs="+", default=BATCHES, metavar="N", help="default: 1 16")
-    arguments.add_argument("--precision", nargs="+", choices=LIMITS, default=list(LIMITS), help="default: both")
-    options = arguments.parse_args()
-    if min(options.batch) < 1:
-        arguments.error("argument --batch: expected 1 or more")
-    print(machine(), end="\n\n")
-    results = run(options.runs, options.batch, options.precision)
-    return 1 if any(result.problems for result in results) else 0
-
-
-def run(runs: int, batches: Sequence[int] = BATCHES, precisions: Sequence[str] = tuple(LIMITS)) -> list[Result]:
+def run(options: Namespace) -> list[Result]:
     """Measure; print the tables, the targets and the accuracy of bf16."""
-    print(f"ResNeXt-50 (32x4d), {SIZE} px, {torch.get_num_threads()} threads; {runs} runs each, median\n")
+    print(f"ResNeXt-50 (32x4d), {SIZE} px, {torch.get_num_threads()} threads; {options.runs} runs each, median\n")
     model = make_model()
     with tempfile.TemporaryDirectory() as folder:
-        onnx = Path(folder) / "resnext50.onnx"
-        results = [measure(model, batch, precision, runs, onnx) for precision in precisions for batch in batches]
-    if "bf16" in precisions:
+        results = [
+            measure(model, batch, precision, options.runs, Path(folder))
+            for precision in options.precision
+            for batch in options.batch
+        ]
+    if "bf16" in options.precision:
         top1(model)
     return results
 
@@ -123,10 +118,12 @@ def make_model() -> resnext.ResNeXt:
     return model
 
 
-def measure(model: resnext.ResNeXt, batch: int, precision: str, runs: int, onnx: Path) -> Result:
+def measure(model: resnext.ResNeXt, batch: int, precision: str, runs: int, folder: Path) -> Result:
     """One table; whether all logits agree."""
     x = torch.randn(batch, 3, SIZE, SIZE)
-    contenders, missing = make_contenders(model, x, precision, onnx)
+    missing = find_missing(precision)
+    makers = make_contenders(model, x, precision, folder)
+    contenders = {name: make() for name, make in makers.items() if name not in missing}
     logits = {name: run() for name, run in contenders.items()}
     errors = {name: relative_error(value, logits[OURS]) for name, value in logits.items()}
     times = interleave({name: partial(turn, run, batch) for name, run in contenders.items()}, runs)
@@ -138,15 +135,13 @@ def measure(model: resnext.ResNeXt, batch: int, precision: str, runs: int, onnx:
     if PACKAGE in times:
         value = ratio(times[PACKAGE], times[INDUCTOR])
         print(target("the package takes at most 1/0.95 of the time of what was compiled here", value, 1 / 0.95))
-        print(target("the package loads and gives its first logits in 1 s", first_logits(x, onnx.parent), 1))
+        print(target("the package loads and gives its first logits in 1 s", first_logits(x, folder), 1))
     print()
     wrong = [
         f"{name}: its logits differ from ours by {error:.1e}"
         for name, error in errors.items()
         if not error <= LIMITS[precision]
     ]
-    for problem in wrong:
-        print(problem, file=sys.stderr)
     title = f"ResNeXt-50 at {SIZE} px, {precision}, batch {batch}"
     return Result("inference", title, "time per image", "s", times, missing, wrong)
 
@@ -173,44 +168,111 @@ def turn(run: Run, batch: int) -> float:
     return (time.perf_counter() - started) / (calls * batch)
 
 
-def write_package(model: resnext.ResNeXt, x: Tensor, precision: str, folder: Path) -> Path:
-    """What `python -m resnext export --format aoti` writes, for as many images as `optimize` runs at once."""
-    path = folder / "package.pt2"
-    export(model, path, "aoti", precision=precision, batch_size=min(x.shape[0], PIECE[precision]))
-    return path
-
-
 def first_logits(x: Tensor, folder: Path) -> float:
-    """Seconds."""
+    """Seconds until what `python -m resnext export --format aoti` wrote is loaded and has run."""
     started = time.perf_counter()
     aoti.load(folder / "package.pt2")(x)
     return time.perf_counter() - started
 
 
-def make_contenders(
-    model: resnext.ResNeXt, x: Tensor, precision: str, onnx: Path
-) -> tuple[dict[str, Run], dict[str, str]]:
-    """What runs, and what does not and why."""
-    makers: dict[str, Callable[[], Run]] = {
+def find_missing(precision: str) -> dict[str, str]:
+    """What does not run here, and why."""
+    missing = {
+        name: f"not measured: {' and '.join(absent)} not installed"
+        for name, packages in PACKAGES.items()
+        if (absent := [package for package in packages if importlib.util.find_spec(package) is None])
+    }
+    if find_compiler() is None:
+        missing |= dict.fromkeys((INDUCTOR, PACKAGE, "torchvision, torch.compile"), "no C++ compiler")
+    if precision == "bf16":
+        missing.setdefault("ONNX Runtime", "does not compute in bfloat16 on a CPU")
+        if announces_amx() and (fault := amx_fault()):  # OpenVINO does not heed ONEDNN_MAX_CPU_ISA
+            missing.setdefault("OpenVINO", f"not measured: what uses AMX here {fault}")
+    return missing
+
+
+def make_contenders(model: resnext.ResNeXt, x: Tensor, precision: str, folder: Path) -> dict[str, Callable[[], Run]]:
+    """What makes each contender."""
+
+    def package() -> Run:
+        path = folder / "package.pt2"
+        export(model, path, "aoti", precision=precision, batch_size=min(len(x), PIECE[precision]))
+        return partial(aoti.load(path), x)
+
+    return {
         OURS: lambda: partial(optimize(model, x, precision), x),
         "ours, eager": lambda: partial(optimize(model, x, precision, "eager"), x),
         INDUCTOR: lambda: partial(optimize(model, x, precision, "inductor"), x),
-        PACKAGE: lambda: partial(aoti.load(write_package(model, x, precision, onnx.parent)), x),
+        PACKAGE: package,
         "torchvision": lambda: run_torch(torchvision(model), x, precision),
         "torchvision, torch.compile": lambda: run_torch(torch.compile(torchvision(model)), x, precision),
         "timm": lambda: run_torch(timm(model), x, precision),
-        "ONNX Runtime": lambda: run_onnxruntime(write_onnx(model, onnx), x),
-        "OpenVINO": lambda: run_openvino(write_onnx(model, onnx), x, precision),
+        "ONNX Runtime": lambda: run_onnxruntime(write_onnx(model, folder), x),
+        "OpenVINO": lambda: run_openvino(write_onnx(model, folder), x, precision),
     }
-    missing = {name: "not installed" for name, package in PEERS.items() if importlib.util.find_spec(package) is None}
-    if find_compiler() is None:
-        missing |= dict.fromkeys((INDUCTOR, PACKAGE, "torchvision, torch.compile"), "no C++ compiler")
-    if importlib.util.find_spec("onnxscript") is None:
-        missing |= dict.fromkeys(("ONNX Runtime", "OpenVINO"), "not measured: onnxscript is not installed")
-    if precision == "bf16":
-        missing.setdefault("ONNX Runtime", "does not compute in bfloat16 on a CPU")
-    contenders = {name: make() for name, make in makers.items() if name not in missing}
-    return contenders, missing
+
+
+def run_torch(network: Any, x: Tensor, precision: str) -> Run:
+    network = network.to(PRECISIONS[precision])
+
+    def run() -> Tensor:
+        with torch.no_grad():
+            return network(x.to(PRECISIONS[precision])).float()
+
+    return run
+
+
+def torchvision(model: resnext.ResNeXt) -> nn.Module:
+    import_package("torchvision")
+    network: nn.Module = importlib.import_module("torchvision").models.resnext50_32x4d().eval()
+    network.load_state_dict(model.state_dict())
+    return network
+
+
+def timm(model: resnext.ResNeXt) -> nn.Module:
+    import_package("torchvision")  # timm imports it
+    network: nn.Module = importlib.import_module("timm").create_model("resnext50_32x4d").eval()
+    network.load_state_dict(model.state_dict())
+    return network
+
+
+def write_onnx(model: resnext.ResNeXt, folder: Path) -> str:
+    """The ONNX file, made at the first call."""
+    path = folder / "resnext50.onnx"
+    if not path.exists():
+        torch.onnx.export(
+            model,
+            (torch.randn(2, 3, SIZE, SIZE),),
+            path,
+            dynamo=True,
+            verbose=False,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=["image"],
+            output_names=["logits"],
+        )
+    return str(path)
+
+
+def run_onnxruntime(path: str, x: Tensor) -> Run:
+    onnxruntime: Any = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda: torch.from_numpy(session.run(None, {"image": x.numpy()})[0])
+
+
+def run_openvino(path: str, x: Tensor, precision: str) -> Run:
+    openvino: Any = importlib.import_module("openvino")
+    core = openvino.Core()
+    network = core.read_model(path)
+    network.reshape(list(x.shape))
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    request = core.compile_model(network, "CPU", options).create_infer_request()
+    return lambda: torch.from_numpy(next(iter(request.infer([x.numpy()], share_inputs=True).values())))
 
 
 @torch.no_grad()
@@ -226,7 +288,3 @@ def top1(model: resnext.ResNeXt, count: int = 1000, size: int = 64) -> None:
         f"bf16 on {count} random images of {size} px: logits differ by {relative_error(got, expected):.1e}; the same "
         f"first class for {same.sum()}, and for {same[clear].sum()} of the {clear.sum()} with a margin above the error"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,29 +1,56 @@
-"""What the benchmarks share: contenders run in turn, medians and quartiles, the machine, plain-text tables."""
+"""What the benchmarks share: contenders that take turns, medians and quartiles, memory, the machine."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
+import json
 import os
 import platform
 import re
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, TypeVar
 
-from benchmarks.result import quartiles
+from resnext.inference.processor import describe
 
 ROOT = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """A command line with `--runs N`; the script adds its own arguments."""
-    result = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--runs", type=_positive, default=9, metavar="N", help="runs of each contender; default: 9")
-    return result
+@dataclass(frozen=True)
+class Result:
+    """One comparison: contenders that did the same work, side by side in one run."""
+
+    benchmark: str  # "inference"
+    title: str  # "fp32, batch 16"
+    quantity: str  # "time per image"
+    unit: str  # "s" or "bytes"
+    values: Mapping[str, Sequence[float]]  # contender -> one value for each run
+    missing: Mapping[str, str] = field(default_factory=dict)  # contender -> why it has none
+    problems: Sequence[str] = ()  # what makes the comparison worthless: results that differ
+    batch: int | None = None  # for curves over the batch size
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the raw values, their median and quartiles."""
+        contenders = {
+            name: {"values": list(values), **dict(zip(("q1", "median", "q3"), quartiles(values), strict=True))}
+            for name, values in self.values.items()
+        }
+        result = {name: getattr(self, name) for name in ("benchmark", "title", "quantity", "unit")}
+        if self.batch is not None:
+            result["batch"] = self.batch
+        return {**result, "contenders": contenders, "missing": dict(self.missing), "problems": list(self.problems)}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Result:
+        """What `as_dict` gave."""
+        rest = {name: value for name, value in stored.items() if name not in ("contenders", "problems")}
+        values = {name: given["values"] for name, given in stored["contenders"].items()}
+        return cls(values=values, problems=tuple(stored["problems"]), **rest)
 
 
 def interleave(contenders: Mapping[str, Callable[[], T]], runs: int) -> dict[str, list[T]]:
@@ -44,11 +71,15 @@ def interleave(contenders: Mapping[str, Callable[[], T]], runs: int) -> dict[str
     return results
 
 
+def quartiles(values: Sequence[float]) -> list[float]:
+    """First quartile, median, third quartile."""
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
+
+
 def spread(values: Sequence[float], unit: str, scale: float = 1.0, digits: int = 2) -> str:
     """`2.05 s (2.01 to 2.12)`: the median, and the quartiles around it."""
-    low, middle, high = quartiles(values)
-    shown = [f"{value * scale:.{digits}f}" for value in (middle, low, high)]
-    return f"{shown[0]} {unit} ({shown[1]} to {shown[2]})"
+    low, middle, high = (f"{value * scale:.{digits}f}" for value in quartiles(values))
+    return f"{middle} {unit} ({low} to {high})"
 
 
 def ratio(values: Sequence[float], reference: Sequence[float]) -> float:
@@ -61,58 +92,53 @@ def target(text: str, value: float, limit: float) -> str:
     return f"target  {text}: {'met' if value <= limit else 'MISSED'} ({value:.2f})"
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the first of them the headings, in columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+def peak_growth(work: Callable[[], object]) -> int | None:
+    """Bytes by which the peak resident set exceeds what was resident before `work`; None where Linux does not say.
+
+    The peak is that of the whole process: call it in a fresh one (`afresh`).
+    """
+    before = _memory("VmRSS")
+    work()
+    after = _memory("VmHWM")
+    return None if before is None or after is None else after - before
 
 
-def machine(packages: Sequence[str] = ("torch", "torchvision")) -> str:
-    """One line: processor, cores that this process may use, operating system, versions."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    shown = ", ".join(f"{name} {version(name)}" for name in packages)
-    return f"{_processor()}, {cores} cores, {platform.system()}; Python {platform.python_version()}, {shown}"
-
-
-def version(name: str) -> str:
-    """That of an installed package, or "not installed"."""
+def _memory(name: str) -> int | None:
     try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def memory_status(field: str) -> int | None:
-    """`VmRSS` (resident memory now) or `VmHWM` (its peak) of this process in bytes; None where Linux does not say."""
-    try:
-        match = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+        match = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     except OSError:
         return None
     return int(match[1]) * 1024 if match else None
 
 
-class _Parser(argparse.ArgumentParser):
-    """Its errors are one line, as those of the project's commands (whose parser imports torch)."""
+def afresh(module: str, function: str, *arguments: str) -> Any:
+    """What a function of `benchmarks` returns in a process of its own, by way of JSON."""
+    code = f"import json, sys; from benchmarks.{module} import {function} as f; print(json.dumps(f(*sys.argv[1:])))"
+    command = [sys.executable, "-c", code, *arguments]
+    output = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(output.splitlines()[-1])
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+def machine() -> str:
+    """One line: processor, cores that this process may use, operating system, versions of what is compared."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = re.search(r"model name\s*: (.+)", describe())
+    peers = re.findall(
+        r"^([\w-]+)==", (ROOT / "benchmarks" / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    packages = ["torch", "torchvision", *(peer for peer in peers if peer != "matplotlib")]
+    shown = ", ".join(f"{package} {_version(package)}" for package in packages)
+    processor = name[1] if name else platform.processor() or platform.machine()
+    return f"{processor}, {cores} cores, {platform.system()}; Python {platform.python_version()}, {shown}"
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 1 up, got {text}")
-    return int(text)
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _progress(text: str) -> None:
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def _processor() -> str:
-    try:
-        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        match = None
-    return match[1] if match else platform.processor() or platform.machine()

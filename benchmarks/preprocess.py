@@ -1,11 +1,9 @@
 """Time of the authors' preprocessing beside torchvision's v2 pipeline, for the same images.
 
-    python benchmarks/preprocess.py [--runs N]
-
 Ours: `Torch7Preprocess()`. torchvision's: shorter side to 256 (bicubic, antialiased), crop of 224 in the centre, float
 from 0 to 1, normalise. A PIL image that is in memory already goes in (a JPEG's decoding is the same for both), or a
 uint8 tensor (3, H, W). With the threads that torch takes by itself, and with one, as in a DataLoader's worker. Time per
-image; a run is several of them, and the runs take turns.
+image; a run is several of them.
 """
 
 from __future__ import annotations
@@ -13,22 +11,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import random
-import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-if __name__ == "__main__":  # run as a script: this folder would shadow top-level modules of the same names
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 from PIL import Image
 
-from benchmarks.measure import interleave, machine, parser, ratio, spread, table, target
+from benchmarks.measure import Result, interleave, ratio, spread, target
 from benchmarks.ready import import_package
-from benchmarks.result import Result
+from resnext.cli.command_line import table
 from resnext.preprocess import IMAGENET, Torch7Preprocess
 
 SIZES = ((375, 500), (1200, 1600))  # height, width
@@ -36,23 +30,15 @@ SECONDS = 0.1  # of a run, about
 Transform = Callable[[Any], torch.Tensor]
 
 
-def main() -> int:
-    """Measure, print; returns the exit status."""
-    options = parser(__doc__).parse_args()
-    print(machine(), end="\n\n")
-    run(options.runs)
-    return 0
-
-
-def run(runs: int) -> list[Result]:
+def run(options: Namespace) -> list[Result]:
     """Measure; print the table and the targets."""
-    print(f"{runs} runs of about {SECONDS} s each, median (quartiles) of the time per image\n")
+    print(f"{options.runs} runs of about {SECONDS} s each, median (quartiles) of the time per image\n")
     transforms: dict[str, Transform] = {"ours": Torch7Preprocess()}
     missing = {} if importlib.util.find_spec("torchvision") else {"torchvision": "not installed"}
     if not missing:
         transforms["torchvision"] = torchvision_pipeline()
     rows: list[tuple[str, ...]] = [("image", "as", "threads", *transforms, "of torchvision's")]
-    targets: list[str] = []
+    lines = [f"{name}: {why}" for name, why in missing.items()]
     results: list[Result] = []
     default = torch.get_num_threads()
     for height, width in SIZES:
@@ -64,18 +50,15 @@ def run(runs: int) -> list[Result]:
                 torch.set_num_threads(threads)
                 calls = max(1, round(SECONDS / seconds(transforms["ours"], example, 3)))
                 contenders = {name: partial(seconds, call, example, calls) for name, call in transforms.items()}
-                times = interleave(contenders, runs)
+                times = interleave(contenders, options.runs)
                 share = "-" if missing else f"{ratio(times['ours'], times['torchvision']):.2f}"
-                shown = [spread(times[name], "ms", 1e3) for name in transforms]
-                rows.append((size, kind, str(threads), *shown, share))
+                rows.append((size, kind, str(threads), *(spread(times[name], "ms", 1e3) for name in transforms), share))
                 title = f"{size}, {kind}, threads: {threads}"
                 results.append(Result("preprocess", title, "time per image", "s", times, missing))
                 if kind == "PIL image" and not missing:
-                    text = f"{title}: at most torchvision's time"
-                    targets.append(target(text, ratio(times["ours"], times["torchvision"]), 1))
+                    lines.append(target(f"{title}: at most torchvision's time", float(share), 1))
     torch.set_num_threads(default)
-    print(table(rows), end="\n\n")
-    print(*targets, *(f"{name}: {why}" for name, why in missing.items()), sep="\n")
+    print(table(rows), "", *lines, sep="\n")
     return results
 
 
@@ -100,7 +83,3 @@ def torchvision_pipeline() -> Transform:
             v2.Normalize(IMAGENET.mean, IMAGENET.std),
         ]
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

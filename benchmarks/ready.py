@@ -1,27 +1,18 @@
 """A file with the weights of a resnext50_32x4d to a ready model, in the two ways that `load.py` compares.
 
-    python benchmarks/ready.py FILE.pth ours|torchvision TIME
-
-Prints, as JSON, the seconds since TIME (of `time.time()`) until this script, and those for torch, for the package and
-for the model. Imports as little as it can.
+Imports nothing that takes time, for `phases` measures from the start of the process.
 """
 
 from __future__ import annotations
 
 import importlib
 import itertools
-import json
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-if __name__ == "__main__":
-    begun = time.time()
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def ours(path: str) -> nn.Module:
@@ -33,6 +24,7 @@ def ours(path: str) -> nn.Module:
 
 def torchvision(path: str) -> nn.Module:
     """torchvision's usual way."""
+    import torch
     from torchvision.models import resnext50_32x4d
 
     model: nn.Module = resnext50_32x4d()
@@ -40,22 +32,25 @@ def torchvision(path: str) -> nn.Module:
     return model
 
 
+WAYS: dict[str, Callable[[str], nn.Module]] = {"ours": ours, "torchvision": torchvision}
+
+
 def import_package(name: str) -> None:
     """Import what `WAYS[name]` needs."""
     if name == "ours":
-        importlib.import_module("resnext")
+        importlib.import_module("resnext.zoo")
     else:  # by name, for tests/ is not type-checked
         importlib.import_module("tests.torchvision_shim").import_torchvision()
 
 
-WAYS: dict[str, Callable[[str], nn.Module]] = {"ours": ours, "torchvision": torchvision}
-
-
-if __name__ == "__main__":
-    path, name, started = sys.argv[1:]
-    times = [float(started), begun, time.time()]
+def phases(path: str, name: str, started: str) -> list[float]:
+    """Seconds from `started` (of `time.time()`) until here, and then for torch, for the package and for the model."""
+    times = [float(started), time.time()]
+    importlib.import_module("torch")
+    times.append(time.time())
     import_package(name)
     times.append(time.time())
     model = WAYS[name](path)
     times.append(time.time())
-    print(json.dumps([after - before for before, after in itertools.pairwise(times)]))
+    assert model is not None  # freeing it is not measured
+    return [after - before for before, after in itertools.pairwise(times)]
