@@ -6,6 +6,10 @@
 
 Path p of width d has the channels p * d up to (p + 1) * d of form C: rows of the weights of conv1 and conv2 and entries
 of their batch norms, columns of the weight of conv3.
+
+The forms are the same function only where bn1 and bn2 normalise each channel by itself, as batch norm does. Group norm
+and layer norm mix channels, and would mix others on a path than in form C: such weights are not rewritten, and forms A
+and B cannot be built with such layers.
 """
 
 from __future__ import annotations
@@ -44,7 +48,8 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, target: st
     Nothing is computed: C to A to B to C gives the very same bytes. Tensors that change are new and contiguous; those
     that do not, like the stem's and the classifier's, are those of `state_dict`.
 
-    Raises ValueError for an unknown form, and for weights that are not those of a ResNeXt of form `source`.
+    Raises ValueError for an unknown form, for weights that are not those of a ResNeXt of form `source`, and for weights
+    whose bn1 or bn2 have no running statistics, because other normalisations make other functions of the forms.
     """
     for form in (source, target):
         if form not in FORMS:
@@ -58,7 +63,10 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, target: st
     if found != source:
         raise ValueError(f"expected weights of form {source}, got those of form {found}; give source={found!r}")
     joined = _join(state_dict, source)
-    return dict(state_dict) if source == target else _split(joined, target)
+    if source == target:
+        return dict(state_dict)
+    _check_statistics(joined)
+    return _split(joined, target)
 
 
 def _join(state_dict: Mapping[str, Tensor], form: str) -> dict[str, Tensor]:
@@ -87,6 +95,18 @@ def _join(state_dict: Mapping[str, Tensor], form: str) -> dict[str, Tensor]:
         if name not in joined:
             raise ValueError(f"missing: {name}, for form {form}")
     return joined
+
+
+def _check_statistics(state_dict: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless what is divided among the paths are batch norms, by their running statistics."""
+    for block in dict.fromkeys(match[0] for name in state_dict if (match := _BLOCK.match(name))):
+        for norm in ("bn1", "bn2"):
+            if f"{block}.{norm}.running_var" not in state_dict:
+                raise ValueError(
+                    f"missing: {block}.{norm}.running_var; the forms are the same function only with batch norms, and "
+                    "other normalisations have no running statistics (to rewrite gradients, give them together with "
+                    "the buffers: {**model.state_dict(), **gradients})"
+                )
 
 
 def _join_tensors(block: str, name: str, tensors: list[Tensor]) -> Tensor:

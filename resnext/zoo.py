@@ -142,7 +142,7 @@ def create(
     given = _given(locals())
     if isinstance(weights, str) and weights in AUTHORS_WEIGHTS:
         pretrained, weights = True, None
-    _check_flags(pretrained=pretrained, progress=progress)
+    _check_flags(features_only, pretrained=pretrained, progress=progress)
     architecture = get_architecture(name)
     named_form = parse_name(name)[1]
     if form is not None and named_form not in (None, form):
@@ -208,7 +208,7 @@ def from_checkpoint(
     Raises ValueError and TypeError as `create` does, resnext.WeightsError where the file is not that of a ResNeXt.
     """
     given = _given(locals())
-    _check_flags(progress=progress)
+    _check_flags(features_only, progress=progress)
     check_form(form)
     for name, count, least in (("num_classes", num_classes, 0), ("in_channels", in_channels, 1)):
         if count is not None:
@@ -240,13 +240,14 @@ def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: arguments[name] for name in _DEFAULTS if not is_default(name)}
 
 
-def _check_flags(**flags: Any) -> None:
+def _check_flags(features_only: Any, **flags: Any) -> None:
     for name, value in flags.items():
         if isinstance(value, str | os.PathLike):
             raise TypeError(
                 f"{name} {value!r}; expected True or False: a file with weights is given as weights={value!r}"
             )
         check_flag(name, value)
+    check_flag("features_only", features_only)
 
 
 def _check_together(given: Mapping[str, Any], num_classes: int | None, pretrained: bool, weights: Any) -> None:

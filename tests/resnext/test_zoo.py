@@ -1,7 +1,10 @@
-"""The family: what the networks are, held against the tables of the paper."""
+"""The networks by name, held against the tables of the paper, and the arguments that build and load them."""
 
+import functools
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import resnext
 from resnext.__main__ import main
 from resnext.architecture import Architecture
-from resnext.model import EXPANSION, block_width
+from resnext.model import EXPANSION, ResNeXt, ResNeXtFeatures, block_width
 from resnext.zoo import ARCHITECTURES, get_architecture, parse_name
-from tests.conftest import ROOT
+from tests.conftest import ROOT, relative_error
+from tests.resnext.conftest import NAME
 
 
 @pytest.mark.parametrize(
@@ -160,13 +164,173 @@ def test_a_name_that_is_not_offered_says_what_is():
         resnext.create("resnext11_4x8d")
 
 
-def test_unknown_option_is_refused():
-    with pytest.raises(
-        TypeError, match="create has no option cardinality; expected some of name, pretrained, progress, weights, "
-    ):
-        resnext.create("resnext50_32x4d", cardinality=4)
+# --- arguments -------------------------------------------------------------------------------------------------------
 
 
-def test_pretrained_and_weights_contradict_each_other():
-    with pytest.raises(ValueError, match=r"pretrained=True and weights='x.pth' cannot be combined"):
-        resnext.create("resnext50_32x4d", pretrained=True, weights="x.pth")
+@pytest.mark.parametrize(
+    ("function", "keyword", "message"),
+    [(resnext.create, "drop_rat", "create has no option drop_rat; did you mean drop_rate?"),
+     (resnext.create, "num_class", "did you mean num_classes?"),
+     (resnext.create, "cardinality", "expected some of name, pretrained, progress, weights, "),
+     (resnext.from_checkpoint, "feature_only", "did you mean features_only?"),
+     (resnext.from_checkpoint, "shortcut", "from_checkpoint has no option shortcut; expected some of path, ")],
+)  # fmt: skip
+def test_misspelt_keywords(function, keyword, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        function("resnext29_8x64d", **{keyword: 1})
+
+
+FAMILY = "resnext29_8x64d"
+
+
+@pytest.mark.parametrize(
+    ("options", "first", "second"),
+    [({"pretrained": True, "weights": "x.pth"}, "pretrained=True", "weights='x.pth'"),
+     ({"pretrained": True, "zero_init_residual": True}, "pretrained=True", "zero_init_residual=True"),
+     ({"weights": Path("x.pth"), "zero_init_residual": True}, "weights='x.pth'", "zero_init_residual=True"),
+     ({"pretrained": True, "shortcut": "C"}, "pretrained=True", "shortcut='C'"),
+     ({"weights": "DEFAULT", "shortcut": "C"}, "pretrained=True", "shortcut='C'"),
+     ({"features_only": True, "num_classes": 5}, "features_only=True", "num_classes=5"),
+     ({"features_only": True, "drop_rate": 0.1}, "features_only=True", "drop_rate=0.1"),
+     ({"features_only": True, "global_pool": "max"}, "features_only=True", "global_pool='max'"),
+     ({"out_indices": (1,)}, "features_only=False", r"out_indices=\(1,\)"),
+     ({"out_indices": 0}, "features_only=False", "out_indices=0"),
+     ({"global_pool": "", "num_classes": 5}, "global_pool=''", "num_classes=5"),
+     ({"global_pool": ""}, "global_pool=''", "num_classes=10")],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)  # fmt: skip
+def test_what_cannot_be_combined_is_named(options, first, second):
+    with pytest.raises(ValueError, match=f"{first} and {second} cannot be combined: "):
+        resnext.create(FAMILY, **options)
+
+
+@pytest.mark.parametrize("name", ["pretrained", "progress"])
+@pytest.mark.parametrize("value", ["mine.pth", Path("mine.pth"), 1, None])
+def test_a_path_is_no_boolean(name, value):
+    """A path would be true, and other weights would be loaded than those that were asked for."""
+    with pytest.raises(TypeError, match=f"{name} .* True or False") as caught:
+        resnext.create(FAMILY, **{name: value})
+    assert ("weights=" in str(caught.value)) == (value not in (1, None))
+    if name == "progress":
+        with pytest.raises(TypeError, match=r"progress .* True or False"):
+            resnext.from_checkpoint("mine.pth", progress=value)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [({"form": "D"}, ValueError, "form 'D'; expected one of A, B, C"),
+     ({"form": ""}, ValueError, "form ''; expected one of A, B, C"),
+     ({"in_channels": 0}, ValueError, "in_channels 0; expected a whole number, 1 or more"),
+     ({"in_channels": "3"}, TypeError, "in_channels '3' is of type str"),
+     ({"num_classes": "10"}, TypeError, "num_classes '10' is of type str"),
+     ({"num_classes": -1}, ValueError, "num_classes -1; expected"),
+     ({"drop_rate": 3}, ValueError, "drop_rate 3; expected a probability"),
+     ({"global_pool": "median"}, ValueError, "global_pool 'median'"),
+     ({"replace_stride_with_dilation": "no"}, TypeError, "replace_stride_with_dilation 'no' is of type str"),
+     ({"norm_layer": "groupnorm"}, TypeError, "norm_layer 'groupnorm' is of type str"),
+     ({"norm_layer": lambda channels: torch.nn.GroupNorm(1, channels), "form": "A"}, ValueError, "use form='C'"),
+     ({"features_only": "yes"}, TypeError, "features_only 'yes' is of type str; expected True or False"),
+     ({"features_only": True, "out_indices": (9,)}, ValueError, r"out_indices \(9,\); expected some of 0 to 3"),
+     ({"drop_rat": 0.1}, TypeError, "did you mean drop_rate")],
+)  # fmt: skip
+def test_nothing_is_downloaded_for_what_cannot_be_built(record, site, home, options, error, message):
+    for weights in ({"pretrained": True}, {"weights": f"{site.url}/some.pth"}, {"weights": "DEFAULT"}):
+        with pytest.raises(error, match=message):
+            resnext.create(NAME, **weights, **options)
+    assert not site.asked
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [({"form": "D"}, ValueError, "form 'D'; expected one of A, B, C"),
+     ({"form": None}, TypeError, "form None is of type NoneType"),
+     ({"in_channels": 0}, ValueError, "in_channels 0; expected a whole number, 1 or more"),
+     ({"num_classes": "10"}, TypeError, "num_classes '10' is of type str"),
+     ({"out_indices": (1,)}, ValueError, "features_only=False and out_indices=")],
+)  # fmt: skip
+def test_nothing_is_downloaded_for_what_no_checkpoint_can_be(site, home, options, error, message):
+    with pytest.raises(error, match=message):
+        resnext.from_checkpoint(f"{site.url}/some.pth", **options)
+    assert not site.asked
+
+
+@pytest.mark.parametrize("kind", [ResNeXt, ResNeXtFeatures])
+def test_defaults_may_be_spelt_out(pth, kind):
+    options = {"features_only": kind is ResNeXtFeatures, "out_indices": None, "norm_layer": None, "drop_rate": 0.0}
+    assert type(resnext.from_checkpoint(pth, **options, zero_init_residual=False, global_pool=None)) is kind
+
+
+# --- the options of a network that is loaded -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_one_channel_gives_what_a_grey_image_gives(pth, images):
+    rgb, grey = resnext.from_checkpoint(pth).eval(), resnext.from_checkpoint(pth, in_channels=1).eval()
+    image = images[:, :1]
+    with torch.no_grad():
+        assert relative_error(grey(image), rgb(image.expand(-1, 3, -1, -1))) < 1e-6
+    assert grey.in_channels == 1
+    with pytest.raises(ValueError, match="takes 1 channels, and the authors' preprocessing gives 3"):
+        grey.preprocess(torch.zeros(1, 32, 32, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("channels", [2, 4, 6, 7])
+def test_other_channels_repeat_the_weights_and_keep_their_scale(pth, state_dict, channels):
+    before = state_dict["conv1.weight"]
+    model = resnext.from_checkpoint(pth, in_channels=channels)
+    for channel in range(channels):
+        assert torch.allclose(model.conv1.weight[:, channel], before[:, channel % 3] * 3 / channels)
+    assert model.conv1.weight.requires_grad
+
+
+def test_no_classes_gives_pooled_features(pth, images):
+    model, whole = resnext.from_checkpoint(pth, num_classes=0).eval(), resnext.from_checkpoint(pth).eval()
+    maps = resnext.from_checkpoint(pth, num_classes=0, global_pool="").eval()
+    with torch.no_grad():
+        assert torch.equal(model(images), whole.forward_head(whole.forward_features(images), pre_logits=True))
+        assert torch.equal(maps(images), whole.forward_features(images))
+    assert isinstance(model.get_classifier(), torch.nn.Identity)
+
+
+@pytest.mark.parametrize("form", "ABC")
+def test_maps_of_a_file(pth, images, form):
+    whole = resnext.from_checkpoint(pth).eval()
+    model = resnext.from_checkpoint(pth, form=form, features_only=True, out_indices=(2,)).eval()
+    with torch.no_grad():
+        (found,) = model(images)
+        expected = whole.layer2(whole.layer1(whole.relu(whole.bn1(whole.conv1(images)))))
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert model.preprocessing == "cifar10"
+    assert not any(parameter.is_meta for parameter in model.parameters())
+
+
+def test_maps_by_name():
+    with torch.device("meta"):
+        model = resnext.create("resnext101_64x4d_typeC", features_only=True, out_indices=(1, 2, 3, 4))
+    assert model.feature_info.channels() == [256, 512, 1024, 2048]
+
+
+def test_frozen_batch_norm_takes_the_weights(torchvision, pth, images):
+    from torchvision.ops.misc import FrozenBatchNorm2d
+
+    for form in "AC":
+        model = resnext.from_checkpoint(pth, norm_layer=FrozenBatchNorm2d, form=form)
+        assert isinstance(model.bn1, FrozenBatchNorm2d)
+        with torch.no_grad():
+            assert relative_error(model(images), resnext.from_checkpoint(pth).eval()(images)) < 1e-5
+
+
+def test_batch_norm_with_another_epsilon_takes_the_weights(pth, state_dict):
+    model = resnext.from_checkpoint(pth, norm_layer=functools.partial(torch.nn.BatchNorm2d, eps=0.5))
+    assert model.layer2[0].bn3.eps == 0.5
+    assert all(torch.equal(value, state_dict[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("norm_layer", [torch.nn.LocalResponseNorm, functools.partial(torch.nn.GroupNorm, 4)])
+def test_norm_layer_that_the_weights_do_not_fit(pth, norm_layer):
+    with pytest.raises(ValueError, match=r"norm_layer=\w+ and the weights of .*tiny.pth"):
+        resnext.from_checkpoint(pth, norm_layer=norm_layer)
