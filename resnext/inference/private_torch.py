@@ -5,7 +5,7 @@ Everything here was seen in torch 2.13.0. Where a name is gone, or takes other a
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,12 +19,13 @@ def compile_package(program: torch.export.ExportedProgram, path: Path) -> None:
     """Compile for the very shapes, layouts and types that `program` was exported with; `path` ends in `.pt2`.
 
     `torch._inductor.aoti_compile_and_package` is documented; the public names have nothing in its place. With gradients
-    on, Inductor would not freeze and pack the weights, and the package would take twice as long. Raises RuntimeError.
+    on, Inductor would not freeze and pack the weights, and the package would take twice as long. Raises RuntimeError,
+    and OSError where `path` cannot be written.
     """
+    archive = io.BytesIO()  # written from here: on a full disk torch's own writer would end the process
     with torch.no_grad():
-        torch._inductor.aoti_compile_and_package(
-            program, package_path=os.fspath(path), inductor_configs={"freezing": True}
-        )
+        torch._inductor.aoti_compile_and_package(program, package_path=archive, inductor_configs={"freezing": True})
+    path.write_bytes(archive.getbuffer())
 
 
 def open_package(path: str) -> Callable[[Tensor], Tensor]:

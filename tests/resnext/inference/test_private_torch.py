@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from resnext.inference.optimize import optimize
-from resnext.inference.private_torch import onednn_computes_in, open_package
+from resnext.inference.private_torch import compile_package, onednn_computes_in, open_package
 from tests.conftest import relative_error
 from tests.resnext.inference.conftest import images, logits
 
@@ -32,3 +32,12 @@ def test_the_documented_loader_of_packages(monkeypatch, error):
     monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", older)
     monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: lambda images: (path, images))
     assert open_package("a.pt2")(1) == ("a.pt2", 1)
+
+
+@pytest.mark.slow
+def test_a_full_disk_raises(tmp_path):
+    """Where torch's own writer would end the process."""
+    program = torch.export.export(torch.nn.Linear(2, 1).eval(), (torch.zeros(1, 2),))
+    (tmp_path / "a.pt2").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        compile_package(program, tmp_path / "a.pt2")
