@@ -9,6 +9,7 @@ import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -26,11 +27,12 @@ from resnext.weights.download import reason as innermost
 from resnext.weights.files import foreign
 
 if TYPE_CHECKING:
+    import requests
     from PIL.Image import Image
 
 # The files of a folder that are taken for images: torchvision's ImageFolder has these but the first and the fourth.
 EXTENSIONS = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-MAX_DOWNLOAD = 64 * 2**20  # bytes; photographs have a few million
+MAX_IMAGE_FILE = 64 * 2**20  # bytes that are read of one from a server or an archive; photographs have a few million
 _CHUNK = 2**16
 _KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 # how urllib3 begins what it says of a connection, in all its versions
@@ -160,27 +162,33 @@ def _open(source: str, patience: Patience) -> BinaryIO:
 
 
 def _fetch(url: str, patience: Patience) -> bytes:
+    with open_url(url, patience) as response:
+        length = response.headers.get("Content-Length", "")
+        body = bytearray()
+        for chunk in response.iter_content(_CHUNK):
+            body += chunk
+            if len(body) > MAX_IMAGE_FILE or (length.isdigit() and int(length) > MAX_IMAGE_FILE):
+                raise DownloadError(f"expected an image of at most {MAX_IMAGE_FILE >> 20} MiB, the server has more")
+        return bytes(body)
+
+
+@contextmanager
+def open_url(url: str, patience: Patience = DEFAULT_PATIENCE) -> Iterator[requests.Response]:
+    """What a server answers under status 200, still to be read. Raises DownloadError, also while it is read."""
+    check_url(url)
     if environment.offline():
         raise DownloadError("RESNEXT_OFFLINE=1 forbids to download")
     try:
         import requests
+        import urllib3
     except ImportError:
         raise DownloadError("downloading needs requests: pip install requests") from None
     try:
-        with (
-            open_session(patience) as session,
-            session.get(url, stream=True, timeout=patience.timeout) as response,
-        ):
+        with open_session(patience) as session, session.get(url, stream=True, timeout=patience.timeout) as response:
             if response.status_code != 200:
                 raise DownloadError(f"HTTP status {response.status_code} {response.reason}")
-            length = response.headers.get("Content-Length", "")
-            body = bytearray()
-            for chunk in response.iter_content(_CHUNK):
-                body += chunk
-                if len(body) > MAX_DOWNLOAD or (length.isdigit() and int(length) > MAX_DOWNLOAD):
-                    raise DownloadError(f"expected an image of at most {MAX_DOWNLOAD >> 20} MiB, the server has more")
-            return bytes(body)
-    except requests.RequestException as error:
+            yield response
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise DownloadError(_without_connection(innermost(error))) from None
 
 

@@ -1,4 +1,4 @@
-"""What command lines share: errors in one line, exit statuses, tables, and the options that name a network.
+"""What command lines share: parsing, errors as one line, exit statuses, tables, the options that name a checkpoint.
 
 Imports nothing that takes time, so that a command that needs no torch does not wait for it.
 """
@@ -6,6 +6,7 @@ Imports nothing that takes time, so that a command that needs no torch does not 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from resnext.model import ResNeXt
 
 DEFAULT = "resnext50_32x4d_typeC"
-_LONGEST = 2000  # characters of an error message: names in a damaged file can be as long as the file
+_LONGEST = 2000  # characters of a message: a name in a damaged file can be as long as the file
 
 
 class CommandError(ValueError):
@@ -32,16 +33,31 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(fail(self.prog.split()[0].removesuffix(".py"), f"{message} (see --help)"))
 
 
-def run(program: str, command: Callable[[], int]) -> int:
-    """The exit status of `command`; whatever goes wrong in it is one line on stderr.
+def whole_number(least: int) -> Callable[[str], int]:
+    """A `type` for `add_argument`: a whole number from `least` up."""
 
-    An error's own `exit_status` counts where it has one, else 2; 130 for Ctrl-C, 1 where the reader of a pipe has left.
+    def parse(text: str) -> int:
+        number = int(text) if text.isdecimal() else least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} up, got {text}")
+        return number
+
+    return parse
+
+
+def run(program: str, command: Callable[[], int]) -> int:
+    """Run a command and return its exit status; whatever goes wrong in it is one line on stderr.
+
+    The status is an error's own `exit_status` if it has one, else 2; it is 130 for Ctrl-C, and 1 where the reader of a
+    pipe has left. What stdout cannot encode is printed as escapes.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = command()
         if sys.stdout is not None:  # closed by the caller
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever was reading has left, as `head` does; Python would say so once more at its exit
+    except BrokenPipeError:  # the reader has left, as `head` does; Python would complain once more when it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -58,9 +74,15 @@ def run(program: str, command: Callable[[], int]) -> int:
 
 
 def fail(program: str, problem: object, status: int = 2) -> int:
-    """Print `program: problem` as one line on stderr; returns the exit status."""
-    print(f"{program}: {one_line(problem)}", file=sys.stderr)
+    """`warn`; returns the exit status."""
+    warn(program, problem)
     return status
+
+
+def warn(program: str, problem: object) -> None:
+    """Print `program: problem` as one line on stderr."""
+    if sys.stderr is not None:  # closed: print would take stdout instead
+        print(f"{program}: {one_line(problem)}", file=sys.stderr)
 
 
 def one_line(text: object) -> str:
@@ -70,7 +92,15 @@ def one_line(text: object) -> str:
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     """`--arch NAME` and `--weights FILE`, for `find_checkpoint`."""
     parser.add_argument("--arch", metavar="NAME", help=f"a network of list_models(); default: {DEFAULT}")
     parser.add_argument(
@@ -83,7 +113,7 @@ class Checkpoint:
     """The weights that `--arch` and `--weights` name, as a file on this machine.
 
     `arch` is the network that the file must hold; None: whichever it holds. `published` says that they are the
-    authors' weights, as `pretrained=True` has them.
+    authors' weights, which `pretrained=True` loads.
     """
 
     path: Path
@@ -113,28 +143,24 @@ def find_checkpoint(arch: str | None, weights: str | None) -> Checkpoint:
     Only `arch`: the authors' weights. Only `weights`: the network that the file holds. Both: the file, which must hold
     that network. Raises CommandError for an unknown name, WeightsError for weights that cannot be downloaded.
     """
+    from resnext.weights.download import is_url
     from resnext.weights.pretrained import fetch, resolve_pretrained
     from resnext.zoo import get_architecture
 
     if weights is None:
         arch = arch or DEFAULT
     try:
-        name = get_architecture(arch).name if arch else None
+        name = get_architecture(arch).name if arch else ""
     except ValueError as error:
         raise CommandError(f"argument --arch: {error}") from None
     if weights is None:
-        return Checkpoint(resolve_pretrained(str(name)), arch, published=True)
-    return Checkpoint(fetch(weights) if "://" in weights else Path(weights), arch, published=False)
+        return Checkpoint(resolve_pretrained(name), arch, published=True)
+    return Checkpoint(fetch(weights) if is_url(weights) else Path(weights), arch, published=False)
+
+
+add_model_options = add_checkpoint_options
 
 
 def load_model(arch: str | None, weights: str | None) -> ResNeXt:
     """`find_checkpoint(arch, weights).load()`."""
     return find_checkpoint(arch, weights).load()
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells in columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )

@@ -1,19 +1,37 @@
-"""Counting right and wrong answers, and keeping the counts of an interrupted run."""
+"""Counting right and wrong answers; the counts of an interrupted run; the report.
+
+The report holds nothing that differs from run to run, so that two of the same can be compared byte by byte; how long a
+run took goes into a file of its own.
+"""
 
 from __future__ import annotations
 
+import csv
 import functools
+import hashlib
+import io
 import json
+import math
+import os
 import shutil
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from resnext.evaluation import DataError
 from resnext.weights.atomic import replacing
+from resnext.weights.records import read_json, records
+
+try:
+    import fcntl
+except ImportError:  # on Windows nothing keeps a second run out
+    fcntl = None  # type: ignore[assignment]
 
 TOP = 5
+LEVEL = 0.95  # of the confidence intervals
 NO_CLASS = -1  # of a sample without a label that the network knows
 
 
@@ -55,11 +73,15 @@ class Counts:
     def _add(self, target: int, errors: Errors) -> None:
         self.classes[target] = self.classes.get(target, _NONE).plus(errors)
 
-    def merge(self, other: Counts) -> None:
-        """Add what another part gave."""
-        for target, errors in other.classes.items():
-            self._add(target, errors)
-        self.unreadable += other.unreadable
+    @classmethod
+    def sum(cls, parts: Iterable[Counts]) -> Counts:
+        """What several parts gave together."""
+        total = cls()
+        for part in parts:
+            for target, errors in part.classes.items():
+                total._add(target, errors)
+            total.unreadable += part.unreadable
+        return total
 
     def count_unreadable_as_wrong(self) -> None:
         """Count every image that could not be read as one with a wrong answer."""
@@ -86,72 +108,202 @@ class Counts:
 
 
 class PartialCounts:
-    """The counts of an unfinished run in a folder beside its report: a file for each shard, each there whole or not.
+    """The counts of an unfinished run, in a folder beside its report: a file for each shard, each there whole or not.
 
-    `run` tells what decides the counts; counts of another run are not taken for this one's.
+    `run` is what decides the counts, and `modified` tells when the data were last changed on this machine. Each file
+    holds a digest of both, so that the counts of another run are never taken for this one's. Without a report nothing
+    is kept.
     """
 
-    def __init__(self, report: Path, run: Mapping[str, Any]) -> None:
-        self.folder = report.with_name(report.name + ".partial")
+    def __init__(self, report: Path | None, run: Mapping[str, str], modified: str = "") -> None:
+        self.folder = report and report.with_name(report.name + ".partial")
         self.run = dict(run)
+        self._decisive = {**run, "times of change": modified}
+        self.digest = hashlib.sha256(json.dumps(self._decisive, sort_keys=True).encode()).hexdigest()
+
+    @contextmanager
+    def reserved(self, name: str) -> Iterator[None]:
+        """The folder, kept from other runs until the block or this process ends, however that is.
+
+        Processes that give the same `name` are one run, and may share the folder. Raises DataError where another run
+        has it, and OSError.
+        """
+        if self.folder is None:
+            yield
+            return
+        self.folder.mkdir(exist_ok=True)
+        with (self.folder / "lock").open("a+", encoding="utf-8") as file:
+            if not _lock(file):
+                file.seek(0)
+                if file.read() != name:
+                    raise DataError(f"{self.folder} is in use by another run; wait for its end, or change --output")
+            else:
+                file.truncate(0)
+                file.write(name)
+                file.flush()
+            yield
 
     def resume(self) -> dict[int, Counts]:
         """What is there of this run, by shard. Raises DataError where it is of another run, with the differences."""
-        before = _read(self.folder / "run.json")
-        if before is None:
-            self.discard()  # nobody knows what run that was of
+        if self.folder is None:
             return {}
+        now = self._decisive
+        before = read_json(self.folder / "run.json") or now
         differences = [
-            f"{key} was {before.get(key)}, is {self.run.get(key)}"
-            for key in sorted({*before, *self.run})
-            if before.get(key) != self.run.get(key)
+            f"{key}: {before.get(key)} then, {now.get(key)} now"
+            for key in sorted({*before, *now})
+            if before.get(key) != now.get(key)
         ]
         if differences:
             raise DataError(
-                f"--resume: {self.folder} holds counts of another run: {'; '.join(differences)}. Ask for the same as "
+                f"--resume: {self.folder} holds counts of another run ({'; '.join(differences)}). Ask for the same as "
                 "then, or leave out --resume to start afresh"
             )
         found = {}
         for path in self.folder.glob("shard-*.json"):
+            content = read_json(path) or {}
             try:
-                found[int(path.stem.removeprefix("shard-"))] = Counts.from_json(_read(path) or {})
+                if content["run"] == self.digest:
+                    found[int(path.stem.removeprefix("shard-"))] = Counts.from_json(content)
             except (KeyError, TypeError, ValueError):
                 continue  # damaged, after a power cut for instance: counted again
         return found
 
-    def discard(self) -> int:
-        """Delete what is there; how many shards that was."""
-        try:
-            shards = len(list(self.folder.glob("shard-*.json")))
-        except FileNotFoundError:  # another process is at it as well, and was quicker
-            return 0
-        shutil.rmtree(self.folder, ignore_errors=True)
-        return shards
-
-    def open(self) -> None:
-        """Make the folder, for `keep`."""
-        self.folder.mkdir(exist_ok=True)
-        write_atomically(self.folder / "run.json", json.dumps(self.run))
+    def begin(self) -> None:
+        """Note what run this is, for a later `resume`."""
+        if self.folder:
+            _write(self.folder / "run.json", json.dumps(self._decisive))
 
     def keep(self, shard: int, counts: Counts) -> None:
         """Put the counts of a whole shard into the folder."""
-        path, text = self.folder / f"shard-{shard:08d}.json", json.dumps(counts.as_json())
-        try:
-            write_atomically(path, text)
-        except FileNotFoundError:  # another run of the same report has ended meanwhile, and cleared up
-            self.open()
-            write_atomically(path, text)
+        if self.folder:
+            text = json.dumps({"run": self.digest, **counts.as_json()})
+            _write(self.folder / f"shard-{shard:08d}.json", text)
+
+    def discard(self) -> int:
+        """Delete all counts, also those of another run; how many shards that was."""
+        shards = list(self.folder.glob("shard-*.json")) if self.folder else []
+        for path in shards:
+            path.unlink(missing_ok=True)
+        return len(shards)
+
+    def remove(self) -> None:
+        """Delete the folder, at the end of the run that has it reserved."""
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """A text file under its name, whole or not at all."""
+def _lock(file: TextIO) -> bool:
+    """Whether this process now has the file to itself.
+
+    Not by flock: the workers of a process inherit such a lock, and live on for some seconds where it is killed.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    # else the run that had it has just ended, and deleted it
+    return os.path.exists(file.name) and os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
+
+
+def _write(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+def wilson_interval(errors: int, images: int, level: float = LEVEL) -> tuple[float, float]:
+    """The Wilson score interval of a proportion, in percent (Wilson, JASA 22, 1927; no continuity correction).
+
+    It tells how much the choice of these images matters. Unlike the normal approximation it holds for few images and
+    for no errors at all.
+    """
+    z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+    share, weight = errors / images, z * z / images
+    middle = (share + weight / 2) / (1 + weight)
+    half = z / (1 + weight) * math.sqrt(share * (1 - share) / images + weight / (4 * images))
+    # at 0 and 1 exactly, where rounding would leave a trace
+    low, high = (0.0 if errors == 0 else middle - half), (1.0 if errors == images else middle + half)
+    return 100 * low, 100 * high
+
+
+def make_report(counts: Counts, *, on_error: str, setup: Mapping[str, Any]) -> dict[str, Any]:
+    """The report as plain data: errors in percent, their intervals, the images that could not be read, the set-up.
+
+    Args:
+        counts: of all images that could be read.
+        on_error: what the others count as, "wrong" or "exclude".
+        setup: all that decides the figures.
+
+    Raises DataError where no image could be read.
+    """
+    if not counts.total.images:
+        first = f"; the first, {counts.unreadable[0].image}: {counts.unreadable[0].reason}" if counts.unreadable else ""
+        raise DataError(f"none of {len(counts.unreadable)} images could be read{first}")
+    reported = reported_error(setup, counts)
+    if on_error == "wrong":
+        counts.count_unreadable_as_wrong()
+    images, top1, top5 = counts.total
+    return {
+        "images": images,
+        "top1_error": 100 * top1 / images,
+        "top5_error": 100 * top5 / images,
+        "top1_wrong": top1,
+        "top5_wrong": top5,
+        "confidence_interval": {
+            "method": "Wilson score",
+            "level": LEVEL,
+            "top1_error": wilson_interval(top1, images),
+            "top5_error": wilson_interval(top5, images),
+        },
+        "reported_top1_error": reported,
+        "unreadable": {
+            "counted_as": "wrong" if on_error == "wrong" else "excluded",
+            "images": [{"image": image.image, "reason": image.reason} for image in counts.unreadable],
+        },
+        **setup,
+    }
+
+
+def reported_error(setup: Mapping[str, Any], counts: Counts) -> float | None:
+    """The top-1 error that the authors report of this network, in percent.
+
+    None for a run that is not theirs: of another crop, pipeline or precision, or without images of all 1,000 classes.
+    """
+    record = records().get(setup["network"].partition("_type")[0])
+    theirs = {"pipeline": "torch7", "crop": 224, "ten_crop": False}
+    same = theirs.items() <= setup["preprocessing"].items() and setup["precision"] == "fp32"
+    return record.top1_error if record and same and counts.classes.keys() == set(range(1000)) else None
+
+
+def per_class(counts: Counts, labels: Mapping[int, str], names: Sequence[str]) -> str:
+    """A CSV table with a row for each class that has images: its label in the data, its name, images, errors in %.
+
+    Samples without a class are in no row.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("class", "name", "images", "top1_error", "top5_error"))
+    for target, (images, top1, top5) in sorted(counts.classes.items()):
+        if target == NO_CLASS:
+            continue
+        name = names[target] if names else ""
+        writer.writerow((labels.get(target, target), name, images, 100 * top1 / images, 100 * top5 / images))
+    return text.getvalue()
+
+
+def write_report(path: Path, report: Mapping[str, Any], classes: str, timing: Mapping[str, Any]) -> None:
+    """The report at `path`, and beside it the table per class (`.csv`) and what the run took (`.timing.json`).
+
+    These take the place of `.json` in its name, and are appended to any other. Each appears under its name whole or not
+    at all, the report last. Raises OSError.
+    """
+    name = path.name.removesuffix(".json")
+    _write(path.with_name(f"{name}.csv"), classes)
+    _write(path.with_name(f"{name}.timing.json"), _json(timing))
+    _write(path, _json(report))
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"

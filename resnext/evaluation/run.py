@@ -1,24 +1,215 @@
-"""The network over batches of labelled images: where among the logits the right class comes.
+"""The network over labelled images: the processes that share the work, and what each of them counts.
 
-How many threads share one operation changes its rounding: on a processor, logits differ by 1e-5 between one thread and
-several. So that the figures do not depend on the cores, each operation runs in one thread here, and the cores are used
-by running pieces of a batch at the same time. Where a batch is cut is fixed.
+The report does not depend on the number of processes, workers or threads. How many threads share one operation changes
+its rounding: on a processor, logits differ by 1e-5 between one thread and several. So each operation runs in one thread
+here, and the cores are used by running pieces of a batch at the same time. Where a batch is cut is fixed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import datetime
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from resnext.evaluation.batches import Batch
-from resnext.evaluation.counts import Counts
+from resnext.evaluation import DataError
+from resnext.evaluation.counts import Counts, PartialCounts
+from resnext.evaluation.data import Batch, Data, Transform, load
 from resnext.model import ResNeXt
+from resnext.weights.messages import first_line
+from resnext.weights.progress import progress_bar
 
 PIECE = 8  # images that a thread of the processor computes at a time
+MAX_WORKERS = 8  # by default
+_LONGEST_WAIT = datetime.timedelta(days=1)  # for the slowest process; one that dies is noticed at once
+
+Finish = Callable[[Counts, Mapping[str, Any]], None]
+
+
+def evaluate(
+    model: ResNeXt,
+    data: Data,
+    transform: Transform,
+    processes: Processes,
+    partial: PartialCounts,
+    finish: Finish,
+    *,
+    precision: str = "fp32",
+    workers: int | None = None,
+    resume: bool = False,
+) -> None:
+    """Count the errors on all images of a data set; every process calls this with the same arguments.
+
+    Args:
+        model: a network with logits.
+        data: of `open_data`.
+        transform: from a PIL image to what the network takes.
+        processes: those that share the work.
+        partial: where the counts of finished shards are kept; the processes compare what run it is of.
+        finish: called in the first process with the counts and what the run took, before `partial` is deleted.
+        precision: as of `count_shards`.
+        workers: processes that read images; default: one for each core, `MAX_WORKERS` at most.
+        resume: take what `partial` holds of an interrupted run.
+
+    Raises DataError for data that cannot be read, for processes that do not agree, and for counts of another run.
+    """
+    workers = min(processes.cores, MAX_WORKERS) if workers is None else workers
+    threads = min(processes.cores, torch.get_num_threads())  # fewer where OMP_NUM_THREADS says so
+    pin = processes.device.type == "cuda"
+    with processes.connected(), ExitStack() as stack, thread_pool(threads) as pool:
+        _reserve(processes, partial, stack)
+        found = _begin(processes, partial, resume)
+        shards = [shard for shard in range(len(data)) if shard not in found][processes.rank :: processes.size]
+        start = time.perf_counter()
+        batches = _with_bar(load(data, shards, transform, workers=workers, pin=pin), data.images(shards), processes)
+        mine: dict[int, Counts] = {}
+        for shard, counts in count_shards(model, batches, processes.device, precision, pool):
+            partial.keep(shard, counts)
+            mine[shard] = counts
+        new = {shard: counts for part in processes.gather(mine) for shard, counts in part.items()}
+        seconds = time.perf_counter() - start
+        if processes.rank == 0:
+            images = sum(counts.total.images for counts in new.values())
+            timing = {
+                "images_per_second": images / seconds,
+                "images": images,
+                "seconds": seconds,
+                "processes": processes.size,
+                "workers": workers,
+                "threads": threads,
+            }
+            finish(Counts.sum(counts for _, counts in sorted({**found, **new}.items())), timing)
+        processes.gather(None)  # the report is written
+        if processes.local_rank == 0:
+            partial.remove()
+
+
+def _reserve(processes: Processes, partial: PartialCounts, stack: ExitStack) -> None:
+    """Keep other runs out of the folder, on every machine; the machines may share a file system, or not."""
+    name = processes.gather(secrets.token_hex(16))[0]
+    for turn in (processes.rank == 0, processes.rank > 0 and processes.local_rank == 0):
+        if turn:
+            stack.enter_context(partial.reserved(name))
+        processes.gather(None)
+
+
+def _begin(processes: Processes, partial: PartialCounts, resume: bool) -> dict[int, Counts]:
+    """What an interrupted run has counted already."""
+    found: dict[int, Counts] = {}
+    if resume:
+        found = partial.resume()
+    elif processes.local_rank == 0 and (shards := partial.discard()):
+        print(f"resnext: counts of {shards} shards of an interrupted run are discarded; --resume goes on from them",
+              file=sys.stderr)  # fmt: skip
+    run = partial.run
+    for rank, (other, counts) in enumerate(processes.gather((run, found))):
+        if differences := [f"{key} {value}, and {run[key]} here" for key, value in other.items() if value != run[key]]:
+            raise DataError(
+                f"process {rank} would count something else than process {processes.rank}: {'; '.join(differences)}"
+            )
+        found = {**found, **counts}  # the machines need not share a file system
+    if processes.local_rank == 0:
+        partial.begin()
+    return found
+
+
+def _with_bar(batches: Iterable[Batch], images: int | None, processes: Processes) -> Iterator[Batch]:
+    """The batches, with a bar on the first process's terminal."""
+    desc = "evaluate" if processes.size == 1 else f"evaluate, process 1 of {processes.size}"
+    with progress_bar(images, show=None if processes.rank == 0 else False, desc=desc) as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch.targets) + len(batch.unreadable))
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among `size`; `local_rank` among the `local_size` of its machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @classmethod
+    def from_environment(cls) -> Processes:
+        """What torchrun's environment variables say. Raises DataError where they make no sense."""
+        rank, size = _place("RANK", "WORLD_SIZE")
+        return cls(rank, size, *_place("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes: its GPU, which it shares where there are too few, or the processor."""
+        if torch.cuda.is_available():
+            return torch.device("cuda", self.local_rank % torch.cuda.device_count())
+        return torch.device("cpu")
+
+    @property
+    def cores(self) -> int:
+        """Processor cores for each process of this machine; 1 at least."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // self.local_size)
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """The process group, for `gather`: nccl where every process has a GPU of its own, else gloo."""
+        if self.size == 1:
+            yield
+            return
+        own_gpu = torch.cuda.is_available() and self.local_size <= torch.cuda.device_count()
+        if own_gpu:
+            torch.cuda.set_device(self.device)
+        with _one_line():
+            dist.init_process_group("nccl" if own_gpu else "gloo", timeout=_LONGEST_WAIT)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every process, in order of rank, in every process; each must call it.
+
+        Raises DataError where another process has ended, instead of waiting for it.
+        """
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with _one_line():
+            dist.all_gather_object(values, value)
+        return values
+
+
+def _place(rank_name: str, size_name: str) -> tuple[int, int]:
+    """The values of two environment variables: a number, and how many there are."""
+    values = []
+    for name, default, least in ((rank_name, "0", 0), (size_name, "1", 1)):
+        text = os.environ.get(name, default)
+        if not text.isdecimal() or int(text) < least:
+            raise DataError(f"{name}={text}: expected a whole number from {least} up; start processes with torchrun")
+        values.append(int(text))
+    rank, size = values
+    if rank >= size:
+        raise DataError(f"{rank_name}={rank}: expected less than {size_name}={size}; start processes with torchrun")
+    return rank, size
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        detail = first_line(error)
+        raise DataError(f"the processes cannot work together, perhaps because one has failed: {detail}") from error
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from resnext.evaluation import DataError
-from resnext.evaluation.batches import Transform
+from resnext.evaluation.data import Transform
 from resnext.model import ResNeXt
 from resnext.preprocess import RESIZE, SETTINGS, get_preprocess
 

@@ -74,9 +74,10 @@ def _locked_folder(parent: Path) -> Iterator[Path]:
     while True:
         hidden = parent / f"{_HIDDEN}{secrets.token_hex(8)}"
         hidden.mkdir()
-        lock = _lock(hidden, wait=True)
-        if hidden.exists():  # else another process cleared it before it was locked
-            break
+        with contextlib.suppress(FileNotFoundError):  # another process cleared it before it was locked
+            lock = _lock(hidden, wait=True)
+            if hidden.exists():
+                break
     try:
         yield hidden
     finally:

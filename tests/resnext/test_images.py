@@ -9,7 +9,7 @@ import warnings
 import pytest
 from PIL import Image
 
-from resnext.images import MAX_DOWNLOAD, ImageError, find_images, read_image
+from resnext.images import MAX_IMAGE_FILE, ImageError, find_images, read_image
 from resnext.weights.download import Patience
 
 IMPATIENT = Patience(connect=2, read=0.4, retries=1, backoff=0.01)
@@ -204,7 +204,7 @@ def test_what_a_server_does_wrong(png, server, site, monkeypatch):
 @pytest.mark.parametrize("stated", [True, False])
 def test_no_endless_download(server, monkeypatch, stated):
     server.body = bytes(2**20 + 1)
-    monkeypatch.setattr("resnext.images.MAX_DOWNLOAD", 2**20)
+    monkeypatch.setattr("resnext.images.MAX_IMAGE_FILE", 2**20)
     if not stated:
         chunked = server.broken(after=2**20 + 1)
 
@@ -216,7 +216,7 @@ def test_no_endless_download(server, monkeypatch, stated):
         server.faults = [unstated]
     with pytest.raises(ImageError, match="expected an image of at most 1 MiB, the server has more"):
         read_image(server.url)
-    assert MAX_DOWNLOAD == 64 * 2**20
+    assert MAX_IMAGE_FILE == 64 * 2**20
 
 
 def test_offline_and_without_requests(site, monkeypatch):

@@ -143,9 +143,9 @@ def test_other_refusals(capsys, photos, weights, tmp_path, monkeypatch):
     assert f"{tmp_path / 'no.pth'}: cannot be read" in refused(capsys, photos, "--weights", tmp_path / "no.pth")
     assert "the network takes images of 1 channels; expected 3" in refused(capsys, photos, "--weights", weights["grey"])
     state_dict = torch.load(weights["cifar10"])
-    state_dict["fc.bias"][3] = float("nan")
-    torch.save(state_dict, tmp_path / "nan.pth")
-    error = refused(capsys, photos, "--weights", tmp_path / "nan.pth")
+    state_dict["fc.weight"].fill_(3e38)  # the sums overflow
+    torch.save(state_dict, tmp_path / "huge.pth")
+    error = refused(capsys, photos, "--weights", tmp_path / "huge.pth")
     assert f"no finite logits for {photos / '0.png'}" in error
     monkeypatch.setitem(sys.modules, "PIL", None)
     assert "predict needs pillow: pip install pillow" in refused(capsys, photos, "--weights", weights["cifar10"])

@@ -4,19 +4,11 @@ import json
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from resnext.__main__ import main
 from resnext.model import ResNeXt
 from tests.conftest import randomize
-
-
-def make_images(count, size=(32, 32), seed=0):
-    """Smooth noise in colour."""
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(count):
-        values = torch.randint(0, 256, (4 * 4 * 3,), generator=generator, dtype=torch.uint8)
-        yield Image.frombytes("RGB", (4, 4), bytes(values.tolist())).resize(size, Image.Resampling.BICUBIC)
+from tests.pictures import make_images
 
 
 class LabelledSet:

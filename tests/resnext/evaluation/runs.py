@@ -19,8 +19,11 @@ def written(folder):
     return (folder / "report.json").read_text(), (folder / "report.csv").read_text()
 
 
-def start(arguments, size, before=lambda rank: None):
-    """The command in `size` processes, as torchrun would start them; `before` is called in each of them."""
+def start(arguments, size, before=lambda rank: None, machines=False):
+    """The command in `size` processes, as torchrun would start them; `before` is called in each of them.
+
+    With `machines`, each of them is on one of its own.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -29,7 +32,8 @@ def start(arguments, size, before=lambda rank: None):
         status = 3
         try:
             names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-            os.environ.update(zip(names, map(str, (rank, size, rank, size)), strict=True))
+            local = (0, 1) if machines else (rank, size)
+            os.environ.update(zip(names, map(str, (rank, size, *local)), strict=True))
             os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
             before(rank)
             status = evaluate(*arguments)

@@ -5,7 +5,8 @@ import torch
 
 from resnext.evaluation.transform import TorchvisionPreprocess
 from resnext.preprocess import get_preprocess
-from tests.resnext.evaluation.labelled import LabelledSet, make_images, read_report
+from tests.pictures import make_images
+from tests.resnext.evaluation.labelled import LabelledSet, read_report
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,22 @@
-"""The error of a network on a folder of images."""
+"""`python -m resnext evaluate`: the report, what is refused, and what goes on after an interruption."""
 
 import csv
 import io
 import json
 import os
+import shutil
 import sys
 
 import pytest
 import torch
 
 from resnext.classes import class_names, wordnet_ids
-from resnext.cli.evaluate import _reported
-from resnext.evaluation.counts import Counts, Errors
-from resnext.evaluation.processes import Processes
-from resnext.evaluation.run import logits_of, thread_pool
+from resnext.evaluation.run import Processes
 from resnext.model import ResNeXt
 from resnext.preprocess import get_preprocess
-from tests.conftest import randomize, relative_error
 from tests.resnext.evaluation.conftest import CIFAR_NAMES
 from tests.resnext.evaluation.labelled import LabelledSet, evaluate, read_report
+from tests.resnext.evaluation.runs import kill_in_the_middle, replace_keep, start, written
 
 
 def test_errors_are_those_that_were_made(cifar, tmp_path, capsys):
@@ -34,11 +32,11 @@ def test_errors_are_those_that_were_made(cifar, tmp_path, capsys):
     assert "images/s" in out
 
 
-def test_own_answers_are_no_error(tmp_path, capsys):
+def test_own_answers_are_right_and_without_output_there_is_no_file(tmp_path, capsys):
     data = LabelledSet(tmp_path, [0] * 12, transform=get_preprocess("cifar10"), names=CIFAR_NAMES).fill()
     assert data.evaluate() == 0
     assert "top-1 error  0.00 %  (95%: 0.00 to 24.25, Wilson)" in capsys.readouterr().out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "tiny.pth"]  # no --output, no file
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "tiny.pth"]
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(3, 3), (20, 8)])
@@ -96,63 +94,6 @@ def test_a_subset_of_imagenet_is_matched_by_wordnet_id(imagenet, tmp_path):
     assert named == [known[target] for target in sorted(set(imagenet.targets))]
 
 
-def test_bf16(cifar, tmp_path):
-    assert cifar.evaluate("--precision", "bf16", "--output", tmp_path / "report.json") == 0
-    assert read_report(tmp_path / "report.json")["precision"] == "bf16"
-    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    model = randomize(ResNeXt((1, 1, 1), cardinality=2, base_width=4, stem="cifar", num_classes=10)).eval()
-    with thread_pool(1) as pool:
-        logits = [logits_of(model, images, precision, pool) for precision in ("fp32", "bf16")]
-    assert all(value.dtype == torch.float32 for value in logits)
-    assert 0 < relative_error(logits[1], logits[0]) < 0.05
-
-
-def test_logits_of_ten_crops_are_their_mean():
-    model = randomize(ResNeXt((1, 1, 1), cardinality=2, base_width=4, stem="cifar", num_classes=10)).eval()
-    crops = torch.randn(2, 10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with thread_pool(1) as pool:
-        expected = torch.stack([logits_of(model, image, "fp32", pool).mean(0) for image in crops])
-        assert relative_error(logits_of(model, crops, "fp32", pool), expected) < 1e-5
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_logits_do_not_depend_on_threads(precision):
-    """Neither on those that the caller computes with; these are as many as before in the end."""
-    model = randomize(ResNeXt((1, 1, 1), cardinality=2, base_width=4, stem="cifar", num_classes=10)).eval()
-    images = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    seen = []
-    model.register_forward_pre_hook(
-        lambda model, inputs: seen.append((len(inputs[0]), torch.get_num_threads(), torch.is_inference_mode_enabled()))
-    )
-    logits = []
-    before = torch.get_num_threads()
-    try:
-        for intra_op, threads in ((1, 1), (2, 1), (1, 3), (3, 2)):
-            torch.set_num_threads(intra_op)
-            with thread_pool(threads) as pool:
-                assert torch.get_num_threads() == 1  # reading in this process as well
-                logits.append(logits_of(model, images, precision, pool))
-            assert torch.get_num_threads() == intra_op
-    finally:
-        torch.set_num_threads(before)
-    assert all(torch.equal(other, logits[0]) for other in logits[1:])
-    assert sorted(seen) == sorted([(8, 1, True), (8, 1, True), (4, 1, True)] * 4)
-
-
-def test_reported_error_stands_beside_what_was_tested_alike():
-    theirs = {"pipeline": "torch7", "resize": 256, "crop": 224, "ten_crop": False}
-    setup = {"network": "resnext50_32x4d_typeC", "preprocessing": theirs, "precision": "fp32"}
-    whole = Counts({target: Errors(1, 0, 0) for target in range(1000)})
-    assert _reported(setup, whole) == 22.2
-    for other in ({"crop": 320}, {"ten_crop": True}, {"pipeline": "torchvision"}):
-        assert _reported({**setup, "preprocessing": {**theirs, **other}}, whole) is None
-    assert _reported({**setup, "preprocessing": {"pipeline": "cifar10"}}, whole) is None
-    assert _reported({**setup, "precision": "bf16"}, whole) is None
-    assert _reported({**setup, "network": "resnext11_2x4d_typeC"}, whole) is None
-    del whole.classes[7]
-    assert _reported(setup, whole) is None
-
-
 @pytest.fixture
 def damaged(changing):
     """Three more files in the folders of the classes 0 and 1, none of which can be read."""
@@ -208,3 +149,155 @@ def test_images_of_several_sizes_go_through_a_network_that_resizes_nothing(chang
     report = read_report(tmp_path / "report.json")
     assert report["images"] == 25
     assert report["top1_wrong"] in (6, 7)
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (("--crop", "320"), ("--crop", "CIFAR10")),
+        (("--ten-crop",), ("--ten-crop", "CIFAR10")),
+        (("--preprocess", "torchvision"), ("--preprocess torchvision", "CIFAR10")),
+        (("--resume",), ("--resume needs --output",)),
+        (("--output", "report.csv"), ("--output report.csv", ".json")),
+        (("--output", "nowhere/report.json"), ("--output nowhere/report.json", "folder that exists")),
+        (("--batch", "0"), ("--batch", "from 1 up", "got 0")),
+        (("--workers", "-1"), ("--workers", "from 0 up", "got -1")),
+    ],
+)
+def test_options_that_are_refused(cifar, capsys, options, parts):
+    try:
+        status = cifar.evaluate(*options)
+    except SystemExit as exit_:  # of the argument parser
+        status = exit_.code
+    assert status == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    for part in parts:
+        assert part in captured.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("RANK", "x", "RANK=x: expected a whole number from 0 up"),
+        ("LOCAL_RANK", "-1", "LOCAL_RANK=-1: expected a whole number from 0 up"),
+        ("WORLD_SIZE", "0", "WORLD_SIZE=0: expected a whole number from 1 up"),
+        ("LOCAL_WORLD_SIZE", "", "LOCAL_WORLD_SIZE=: expected a whole number from 1 up"),
+        ("RANK", "1", "RANK=1: expected less than WORLD_SIZE=1"),
+    ],
+)
+def test_an_environment_that_torchrun_does_not_make_is_refused(cifar, monkeypatch, capsys, name, value, expected):
+    monkeypatch.setenv(name, value)
+    assert cifar.evaluate() == 2
+    assert capsys.readouterr().err == f"resnext: {expected}; start processes with torchrun\n"
+
+
+def test_a_crop_that_nobody_tested_is_refused(imagenet, capsys):
+    assert imagenet.evaluate("--crop", "300") == 2
+    assert capsys.readouterr().err == "resnext: --crop 300: expected 224 or 320\n"
+
+
+def test_a_network_for_other_than_rgb_is_refused(tmp_path, capsys):
+    model = ResNeXt((1, 1, 1), cardinality=2, base_width=4, stem="cifar", num_classes=10, in_channels=1)
+    torch.save(model.state_dict(), tmp_path / "grey.pth")
+    assert evaluate(tmp_path, "--weights", tmp_path / "grey.pth") == 2
+    assert "1 channels; expected 3" in capsys.readouterr().err
+
+
+def test_without_pillow(cifar, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "PIL" else name)
+    assert cifar.evaluate() == 2
+    assert capsys.readouterr().err == "resnext: evaluate reads images with Pillow: pip install pillow\n"
+
+
+def test_no_image_that_can_be_read(changing, tmp_path, capsys):
+    for path in changing.data.rglob("*.png"):
+        path.write_bytes(b"")
+    assert changing.evaluate("--output", tmp_path / "report.json") == 2
+    assert "none of 24 images could be read; the first, class_" in capsys.readouterr().err
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_a_killed_run_resumes_to_the_same_report(arguments, tmp_path, expected):
+    kill_in_the_middle(arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json.partial"]
+    assert evaluate(*arguments, "--resume") == 0
+    assert written(tmp_path) == expected
+    timing = json.loads((tmp_path / "report.timing.json").read_text())
+    assert timing["images"] == 6  # the last two batches of four, less two that cannot be read
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.csv", "report.json", "report.timing.json"]
+
+
+def test_resuming_another_run_is_refused(arguments, tmp_path, capsys):
+    kill_in_the_middle(arguments)
+    left = sorted((tmp_path / "report.json.partial").iterdir())
+    assert evaluate(*arguments, "--resume", "--batch", 8, "--precision", "bf16") == 2
+    err = capsys.readouterr().err
+    assert "(batch: 4 then, 8 now; precision: fp32 then, bf16 now). " in err
+    assert "leave out --resume" in err
+    assert sorted((tmp_path / "report.json.partial").iterdir()) == left
+
+
+def test_what_unreadable_images_count_as_may_change(arguments, tmp_path):
+    kill_in_the_middle(arguments, 4)
+    assert evaluate(*arguments, "--resume", "--on-error", "exclude") == 0
+    report = read_report(tmp_path / "report.json")
+    assert (report["images"], report["top1_wrong"], report["unreadable"]["counted_as"]) == (17, 5, "excluded")
+
+
+def test_without_resume_all_is_counted_afresh(arguments, tmp_path, capsys, expected):
+    kill_in_the_middle(arguments)
+    assert evaluate(*arguments) == 0
+    assert (
+        "counts of 3 shards of an interrupted run are discarded; --resume goes on from them" in capsys.readouterr().err
+    )
+    assert written(tmp_path) == expected
+    assert json.loads((tmp_path / "report.timing.json").read_text())["images"] == 17
+
+
+def test_resuming_where_nothing_was_begun_begins(arguments, tmp_path, expected):
+    assert evaluate(*arguments, "--resume") == 0
+    assert written(tmp_path) == expected
+
+
+def test_data_that_changed_are_noticed_though_their_sizes_are_the_same(five_batches, arguments, tmp_path, capsys):
+    arguments[0] = shutil.copytree(five_batches.data, tmp_path / "data")
+    kill_in_the_middle(arguments)
+    image = next(arguments[0].rglob("no.png"))
+    image.write_bytes(image.read_bytes()[::-1])
+    os.utime(image, (1, 1))
+    assert evaluate(*arguments, "--resume") == 2
+    assert "holds counts of another run (times of change: " in capsys.readouterr().err
+
+
+def test_a_second_run_of_a_report_is_refused_while_the_first_goes_on(arguments, tmp_path, expected, monkeypatch, capfd):
+    def keep(original, shard):
+        original()
+        if shard == 2:
+            with pytest.MonkeyPatch.context() as patch:
+                replace_keep(patch, lambda original, shard: original())
+                statuses.append([*start(arguments, 1), *start([*arguments, "--resume"], 1)])
+
+    statuses = []
+    replace_keep(monkeypatch, keep)
+    assert evaluate(*arguments) == 0
+    assert statuses == [[2, 2]]
+    assert capfd.readouterr().err.count("report.json.partial is in use by another run; wait for its end, or ") == 2
+    assert written(tmp_path) == expected
+
+
+def test_a_report_that_cannot_be_written_leaves_the_counts_for_the_next_run(arguments, tmp_path, monkeypatch, capsys):
+    def keep(original, shard):
+        original()
+        (tmp_path / "report.json").mkdir(exist_ok=True)
+
+    replace_keep(monkeypatch, keep)
+    assert evaluate(*arguments) == 2
+    assert "report.json" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "report.csv", "report.timing.json", "report.json", "report.json.partial"
+    }  # fmt: skip
+    (tmp_path / "report.json").rmdir()
+    assert evaluate(*arguments, "--resume") == 0
+    assert json.loads((tmp_path / "report.timing.json").read_text())["images"] == 0
