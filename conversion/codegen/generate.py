@@ -7,6 +7,7 @@ PyTorch does not have are copied into the file.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from .text import WIDTH, constructor, definitions, fit, is_ours
 PREFIXES = {"Linear": "fc", "CAddTable": "add", "JoinTable": "join", "ConvTranspose2d": "upconv", "PReLU": "prelu"}
 NAMES = ("x", "y", "z", "u", "v", "w", *(f"x{i}" for i in range(1, 100_000)))
 MAX_CALLS = 500_000  # of PyTorch's functions for one input
+MAX_PRODUCTS = 2**43  # minutes; VGG-19 has 2^35
 MAX_VALUES = 2**29  # in all tensors that one input makes; VGG-19 makes 2^25 of 224 x 224 pixels
 
 
@@ -89,8 +91,9 @@ class Trace(Flow):
         self.counts: dict[str, int] = {}
         self.empty: dict[nn.Module, dict[str, Tensor]] = {}
         self.input = Variable(torch.empty(*shape, device="meta"), "x")
-        with _Limits():
-            self.output = self.run(root, self.input)
+        self.limits = _Limits()
+        self.products = 0
+        self.output = self.run(root, self.input)
 
     def layer(self, module: nn.Module, value: Value) -> Value:
         if takes_list(module) and not isinstance(value, list):
@@ -135,10 +138,14 @@ class Trace(Flow):
 
     def line(self, owner: nn.Module, call: str, function: Callable[[Any], Any], value: Value, more: str) -> Value:
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self.limits:
                 result = function(_tensors(value))
         except (RuntimeError, IndexError, ValueError) as problem:  # shapes that do not fit, or a limit
             raise error(owner, f"cannot take {_shapes(value)}: {str(problem).partition(chr(10))[0]}") from None
+        sizes = [variable.tensor.numel() for variable in flattened(value)]
+        self.products += _products(owner) * max([*sizes, result.numel() if isinstance(result, Tensor) else 0])
+        if self.products > MAX_PRODUCTS:
+            raise error(owner, f"the network takes more than {MAX_PRODUCTS} multiplications")
         made: Value = Variable(result)
         if isinstance(result, list):
             made = [Variable(tensor, part=i) for i, tensor in enumerate(result)]
@@ -146,6 +153,14 @@ class Trace(Flow):
             variable.last_use = len(self.lines)
         self.lines.append(Line(call, value, more, made))
         return made
+
+
+def _products(layer: nn.Module) -> int:
+    """How many values go into one result of a layer that has a weight or a window."""
+    weight, window = getattr(layer, "weight", None), getattr(layer, "kernel_size", 1)
+    if isinstance(weight, Tensor):
+        return weight.numel() // max(len(weight), 1)
+    return math.prod(window) if isinstance(window, (tuple, list)) else int(window)
 
 
 class _Limits(torch.overrides.TorchFunctionMode):
