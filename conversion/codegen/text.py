@@ -93,8 +93,7 @@ def definitions(objects: set[Any]) -> list[str]:
         lines = inspect.getsource(value).splitlines()
         while lines[0].startswith("@"):
             del lines[0]
-        text = "\n".join(line.partition("  # type: ignore")[0] for line in lines)
-        home = vars(sys.modules[value.__module__])
+        text, home = "\n".join(lines), vars(sys.modules[value.__module__])
         for other in sorted(_globals(symtable.symtable(text, name, "exec")) & home.keys()):
             if other != name and callable(home[other]):
                 add(home[other])

@@ -72,7 +72,7 @@ class ParallelTable(Branches):
     def forward(self, x: list[Any]) -> list[Any]:
         out: list[Any] = []
         for i, module in enumerate(self):
-            if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            if torch.jit.is_scripting():
                 out.append(module(as_tensor(x[i])))
             else:
                 out.append(module(x[i]))

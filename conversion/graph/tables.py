@@ -20,8 +20,8 @@ def as_tensor(value: Any) -> Tensor:
 
 def as_list(value: Any) -> list[Any]:
     """The value, which must be a list."""
-    if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        if not torch.jit.isinstance(value, list[Any]):  # type: ignore[no-untyped-call]
+    if torch.jit.is_scripting():
+        if not torch.jit.isinstance(value, list[Any]):
             raise RuntimeError("expected a list, got a tensor")
         return value
     if not isinstance(value, list):  # what a tensor's slices would be: Torch7 fails on its size
@@ -31,7 +31,7 @@ def as_list(value: Any) -> list[Any]:
 
 def as_tensors(value: Any) -> list[Tensor]:
     """The value, which must be a list of tensors. To TorchScript that is another type than a list of anything."""
-    if torch.jit.is_scripting() and torch.jit.isinstance(value, list[Tensor]):  # type: ignore[attr-defined, no-untyped-call]
+    if torch.jit.is_scripting() and torch.jit.isinstance(value, list[Tensor]):
         return value
     return [as_tensor(item) for item in as_list(value)]
 
