@@ -176,6 +176,7 @@ _RELU: dict[str, Callable[[TorchObject], bool]] = {
 # What cudnn's descriptors are made from must agree with the class.
 _CUDNN_MODES = {
     "cudnn.ReLU": ("CUDNN_ACTIVATION_RELU",),
+    "cudnn.SpatialBatchNormalization": ("CUDNN_BATCHNORM_SPATIAL", "CUDNN_BATCHNORM_SPATIAL_PERSISTENT"),
     "cudnn.SpatialMaxPooling": ("CUDNN_POOLING_MAX",),
     "cudnn.SpatialAveragePooling": ("CUDNN_POOLING_AVERAGE_COUNT_INCLUDE_PADDING", "CUDNN_POOLING_AVERAGE_COUNT_IN",
                                     "CUDNN_POOLING_AVERAGE_COUNT_EXCLUDE_PADDING", "CUDNN_POOLING_AVERAGE"),
@@ -292,7 +293,7 @@ class _Tracer:
                 )
         if kind in ("addition", "join") and len(inputs) == 1:
             return inputs[0]
-        memory = inputs[0].memory if kind in _ALIASES or obj.get("inplace") is True else obj
+        memory = inputs[0].memory if kind in _ALIASES or obj.boolean("inplace", False) else obj
         if memory is obj and any(source.memory is obj for source in inputs):
             raise obj.error(f"{obj.class_name} overwrites its own input: it appears more than once in the network")
         self.written[memory] += kind not in _ALIASES

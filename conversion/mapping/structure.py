@@ -27,7 +27,6 @@ from ..t7 import T7Error, Table, Tensor, TorchObject, walk
 from .dataflow import Dataflow, Op, trace
 
 PARAMETERS = ("weight", "bias", "running_mean", "running_var", "running_std")
-_SHAPES = ("view", "reshape", "collapse", "squeeze", "select")
 _MAX_SIDE = 64
 _POOLED_STRIDE = {"imagenet": 32, "cifar": 4}  # pixels of the input to one of the last feature map
 
@@ -83,11 +82,8 @@ def recognise(root: Any) -> Network:
     model = _find_model(root)
     flow = trace(model)
     stem = _conv_norm(_only_user(flow.input))
-    output = _take(stem.output, "ReLU")
-    pooled = None
-    if [user.kind for user in output.users] == ["max pooling"]:
-        output = pooled = output.users[0]
-    stem_output, blocks = output, []
+    stem_output, pooled = _stem_end(stem)
+    output, blocks = stem_output, []
     while len(output.users) > 1:
         blocks.append(_block(output))
         output = blocks[-1].output
@@ -198,6 +194,17 @@ def _take(op: Op, kind: str) -> Op:
     return _expect(_only_user(op, kind), kind)
 
 
+def _stem_end(stem: ConvNorm) -> tuple[Op, Op | None]:
+    """ReLU and perhaps max pooling, which commute; the later of the two, and the pooling."""
+    if [user.kind for user in stem.output.users] == ["max pooling"]:
+        pooled = stem.output.users[0]
+        return _take(pooled, "ReLU"), pooled
+    relu = _take(stem.output, "ReLU")
+    if [user.kind for user in relu.users] == ["max pooling"]:
+        return relu.users[0], relu.users[0]
+    return relu, None
+
+
 def _conv_norm(op: Op) -> ConvNorm:
     """A convolution, perhaps with its zero padding in a layer before it, and the batch normalization after it."""
     padding = (0, 0)
@@ -285,9 +292,10 @@ def _architecture(stem: ConvNorm, blocks: list[Block], end: Op) -> tuple[Archite
 
 def _classes(end: Op) -> int:
     """How many outputs the last layer with weights has."""
+    last = end
     while end.kind not in ("linear", "convolution"):
-        if end.kind not in _SHAPES:
-            raise end.obj.error(f"not a ResNeXt: expected the network to end with linear, got {end.obj.class_name}")
+        if end.kind not in _HEAD:
+            raise last.obj.error(f"not a ResNeXt: expected the network to end with linear, got {last.obj.class_name}")
         (end,) = end.inputs
     weight = end.obj.tensor("weight")
     if end.kind == "linear" and len(weight.shape) != 2:
@@ -370,33 +378,39 @@ class _Head:
             if op.kind in ("linear", "convolution") and classifier is None:
                 classifier = op.obj
                 self._classify(op)
-            elif op.kind in _HEAD and (classifier is None or op.kind in _SHAPES):
+            elif op.kind in _HEAD:
                 _HEAD[op.kind](self, op.obj)
             else:
                 expected = "linear" if classifier is None else "no further layer"
                 raise op.obj.error(f"not a ResNeXt: expected {expected}, got {op.obj.class_name}")
         if classifier is None:
             raise layers[-1].obj.error("not a ResNeXt: expected linear after this layer, but the network ends here")
+        self._check_average(layers[-1].obj)
         if len(self.shape) != 1:
             raise layers[-1].obj.error(f"not a ResNeXt: expected one number for each class, got the shape {self.shape}")
         return classifier
 
     def _classify(self, op: Op) -> None:
+        """A linear layer takes averages; a convolution of 1x1 may as well come before them."""
         obj, size = op.obj, op.obj.tensor("weight").shape[0]
-        if op.kind == "convolution":
+        if op.kind == "linear":
+            if len(self.shape) != 1:
+                raise obj.error(
+                    f"not a ResNeXt: expected linear on a vector for each image, got the shape {self.shape}"
+                )
+            self._check_average(obj)
+        else:
             expected = {"kH": 1, "kW": 1, "dH": 1, "dW": 1, "padH": 0, "padW": 0, "groups": 1}
             got = {name: obj.integer(name, value) for name, value in expected.items()}
-            if got != expected or len(self.shape) != 3:
+            if got != expected or len(self.shape) != 3 or self.factor != 1:
                 raise obj.error(f"not a ResNeXt: expected linear, got a convolution with {got}")
-        elif len(self.shape) != 1:
-            raise obj.error(f"not a ResNeXt: expected linear on a vector for each image, got the shape {self.shape}")
-        if self.shape[0] != self.channels or math.prod(self.shape) != self.channels:
-            raise obj.error(f"expected an average over a whole square feature map before linear, got {self.shape}")
+        self.shape[0] = self.channels = size
+
+    def _check_average(self, obj: TorchObject) -> None:
+        if math.prod(self.shape) != self.channels:
+            raise obj.error(f"expected an average over a whole square feature map at this layer, got {self.shape}")
         if not math.isclose(self.factor, 1, rel_tol=1e-6):
-            raise obj.error(
-                f"expected an average over a whole feature map before linear, got {self.factor:g} times that"
-            )
-        self.shape, self.channels = [size] + [1] * (len(self.shape) - 1), size
+            raise obj.error(f"expected an average over a whole feature map, got {self.factor:g} times that")
 
     def average_pooling(self, obj: TorchObject) -> None:
         height, width = obj.integers("kH kW", minimum=1)

@@ -7,6 +7,7 @@ from conversion import mapping, t7, verify
 from tests.conversion.edit import append, find, make, make_list, put, remove
 from tests.conversion.mapping.conftest import BLOCK, BRANCH, SHORTCUT, refused
 from tests.conversion.nets import Longs, dump
+from tests.conversion.resnexts import resnext
 from tests.conversion.t7.t7_writer import read
 
 
@@ -20,7 +21,7 @@ def same_weights(root, sample):
 
 @pytest.fixture
 def written(tmp_path_factory):
-    """A value, as it is read from a file of its own: a LongStorage or a FloatTensor."""
+    """A value as it is read from a file of its own."""
     return lambda value: read(tmp_path_factory.mktemp("value"), dump(value))
 
 
@@ -72,6 +73,34 @@ def test_nesting_makes_no_difference(root, sample):
     assert same_weights(flat, sample)
     wrapped = make(root, "nn.Sequential", modules=make_list(root, make(root, "nn.Identity"), root))
     assert same_weights(wrapped, sample)
+
+
+def test_max_pooling_before_the_relu(written):
+    root = written(resnext((1, 1, 1, 1), 2, 4, stem="imagenet", side=1))
+    expected = mapping.convert(root).state_dict
+    modules = root["modules"]
+    relu, pool = modules[3], modules[4]
+    put(modules, 3, pool)
+    put(modules, 4, relu)
+    conversion = mapping.convert(root)
+    assert all(torch.equal(value, expected[name]) for name, value in conversion.state_dict.items())
+    assert verify.verify(conversion).passed
+
+
+@pytest.mark.parametrize(("field", "value"), [("kW", 2), ("padH", 0), ("dH", 1), ("dilationW", 2), ("ceil_mode", True)])
+def test_max_pooling_of_another_kind(written, field, value):
+    root = written(resnext((1, 1, 1, 1), 2, 4, stem="imagenet", side=1))
+    put(root["modules"][4], field, value)
+    refused(root, "modules[4]: not a ResNeXt: expected max pooling")
+
+
+def test_max_pooling_where_the_stem_wants_none(root):
+    pool = make(root, "nn.SpatialMaxPooling", kW=3, kH=3, dW=2, dH=2, padW=1, padH=1)
+    modules = root["modules"].as_list()
+    refused(
+        make(root, "nn.Sequential", modules=make_list(root, *modules[:3], pool, *modules[3:])),
+        "expected no max pooling",
+    )
 
 
 def test_the_shortcut_before_the_branch(root, sample):
@@ -146,6 +175,8 @@ def test_a_convolution_as_classifier(root, sample, written):
     refused(
         make(root, "nn.Sequential", modules=make_list(root, *modules[:7], convolution)), "one number for each class"
     )
+    early = make(root, "nn.Sequential", modules=make_list(root, *modules[:6], convolution, modules[6], view))
+    assert same_weights(early, sample)  # averages of its outputs instead of outputs for averages
     put(convolution, "padW", 1)
     refused(make(root, "nn.Sequential", modules=make_list(root, *modules[:7], convolution, view)), "got a convolution")
 
