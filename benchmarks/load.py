@@ -1,10 +1,9 @@
 """Time from a .pth with the weights of resnext50_32x4d to a ready model: ours beside torchvision's usual way.
 
-Ours: `resnext.create('resnext50_32x4d_typeC', weights=FILE)`. torchvision's: `resnext50_32x4d()`, then
-`load_state_dict(torch.load(FILE))`. The file is in the page cache. First table: in one process, after the imports and a
-run that does not count; with the time until every weight has been read (summed) once, which counts where a file is
-mapped into memory. Second table: in fresh processes, from their start; the import of torch itself, which both need, is
-left out of the sum.
+Ours: what `pretrained=True` does with a file in its cache, which it maps into memory. torchvision's:
+`resnext50_32x4d()`, then `load_state_dict(torch.load(FILE))`. The file is in the page cache. First table: in one
+process, after the imports and a run that does not count; also the time until every weight has been read (summed) once.
+Second table: in fresh processes, from their start; the import of torch itself, which both need, is left out of the sum.
 """
 
 from __future__ import annotations

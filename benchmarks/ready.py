@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 def ours(path: str) -> nn.Module:
-    """This project's way."""
-    import resnext
+    """This project's way: what `pretrained=True` does with a file that it finds in its cache."""
+    from resnext.weights.loading import load
+    from resnext.zoo import get_architecture
 
-    return resnext.create("resnext50_32x4d_typeC", weights=path)
+    return load(path, get_architecture("resnext50_32x4d"), published=True)
 
 
 def torchvision(path: str) -> nn.Module:
