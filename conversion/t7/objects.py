@@ -17,8 +17,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-# Expanded views (stride 0) may ask for far more memory than the file holds. This is for all of a file together.
+# Views may ask for far more memory than the file holds: expanded ones (stride 0), and many over the same storage. Both
+# limits are for all tensors of a file together. Parameters that are flattened, and also listed, are views two or three
+# times; a network that was cloned for each step of a sequence, as many times.
 MAX_EXPANDED_BYTES = 128 * 2**20
+MAX_VIEWS = 64  # times the size of the file
 MAX_NDIM = 64
 
 _MISSING: Any = object()
@@ -93,13 +96,15 @@ class Source:
         absolute: the same from any working directory.
         identity: size, time of modification and inode when it was loaded.
         notes: what was left out of the result, for people to read.
-        expanded: bytes by which the tensors in the file are larger than the parts of storages that they cover.
+        viewed: bytes of all tensors in the file, each by itself.
+        expanded: bytes by which they are larger than the parts of storages that they cover.
     """
 
     path: str
     absolute: str
     identity: tuple[int, int, int]
     notes: list[str] = field(default_factory=list)
+    viewed: int = 0
     expanded: int = 0
 
     @property
@@ -418,7 +423,7 @@ class Tensor(Node):
     def numpy(self) -> np.ndarray:
         """The values with this tensor's shape, writable. Tensors over one storage give arrays that share memory.
 
-        Raises T7Error if the file has changed, or for an expanded view where those of the file are too large together.
+        Raises T7Error if the file has changed, or where its views are too large together.
         """
         storage = self._storage_to_read()
         if storage is None:
@@ -436,10 +441,16 @@ class Tensor(Node):
     def _storage_to_read(self) -> Storage | None:
         if self.storage is None or not self.numel:
             return None
-        if self.expanded and self.source.expanded > MAX_EXPANDED_BYTES:
+        source = self.source
+        if self.expanded and source.expanded > MAX_EXPANDED_BYTES:
             raise self.error(
                 f"expanded view of shape {self.shape} over {self.storage.count} stored values; expected at most "
-                f"{MAX_EXPANDED_BYTES} bytes of expanded values in a file, got {self.source.expanded}"
+                f"{MAX_EXPANDED_BYTES} bytes of expanded values in a file, got {source.expanded}"
+            )
+        if source.viewed > MAX_VIEWS * source.size + MAX_EXPANDED_BYTES:
+            raise self.error(
+                f"views of the same values: all tensors of the file would take {source.viewed} bytes; expected at most "
+                f"{MAX_VIEWS} times its size"
             )
         return self.storage
 

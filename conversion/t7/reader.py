@@ -16,6 +16,7 @@ import math
 import os
 import re
 import stat
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import torchfile
@@ -115,11 +116,11 @@ class _ObjectReader(torchfile.T7Reader):
         self.source = source
         self.objects: dict[int, tuple[int, Any]] = {}  # index -> type in the file, object
         self.values = self.string_bytes = self.tensors = 0
-        source.expanded = 0
-        root, expanded = self._read_root(), source.expanded
+        source.viewed = source.expanded = 0
+        root = self._read_root()
         if self.position != self.size:
+            self.source = replace(source)  # with counts of its own for what is left out
             self._check_further_roots()
-        source.expanded = expanded
         return root
 
     def _read_root(self) -> Any:
@@ -303,6 +304,7 @@ class _ObjectReader(torchfile.T7Reader):
                 f"shape {shape}, strides {strides}, offset {offset} reach elements {first + 1} to {last + 1} "
                 f"of a storage of {storage.count}"
             )
+        self.source.viewed += tensor.numel * tensor.dtype.itemsize
         self.source.expanded += tensor.expanded
 
     def _ascii_name(self, text: bytes) -> str:

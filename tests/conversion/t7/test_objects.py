@@ -417,6 +417,23 @@ def test_the_size_of_expanded_views_is_limited_for_all_of_a_file(tmp_path, metho
         assert caught.value.object_path == f"[{index + 1}]"
 
 
+@pytest.mark.parametrize("method", ["numpy", "copy"])
+def test_the_size_of_all_views_is_limited_for_all_of_a_file(tmp_path, method):
+    """Each by itself is sound, and none is expanded."""
+    size = 2**20
+    views = [W.tensor(3 + i, "Byte", [size], [1], W.ref(TORCH, 2)) for i in range(64 + 128 + 1)]
+    entry = W.number(-1) + W.ref(TORCH, 2) + W.text("V 1") + W.text("torch.ByteStorage") + W.long(size) + bytes(size)
+    for count, sound in ((64 + 128, True), (64 + 128 + 1, False)):
+        head = W.ref(TABLE, 1) + W.int(count + 1)
+        entries = b"".join(W.number(i) + view for i, view in enumerate(views[:count]))
+        root = read(tmp_path, head + entry + entries)
+        if sound:
+            assert getattr(root[0], method)().shape == (size,)
+            continue
+        with pytest.raises(t7.T7Error, match=r"\[0\]: views of the same values: .* at most 64 times its size"):
+            getattr(root[0], method)()
+
+
 def test_a_tensor_of_more_than_that_is_read_if_the_file_holds_it(tmp_path):
     size = 2**27 + 1
     tensor = W.tensor(1, "Byte", [size], [1], W.ref(TORCH, 2) + W.text("V 1") + W.text("torch.ByteStorage"))
