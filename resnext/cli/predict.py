@@ -24,6 +24,7 @@ from resnext.images import ImageError, find_images, read_image
 from resnext.model import ResNeXt
 from resnext.preprocess import SETTINGS, CifarPreprocess, get_preprocess
 from resnext.weights.download import is_url, local_path
+from resnext.weights.progress import track
 
 _TOP = 5
 _PIXELS_AT_ONCE = 16 * 224 * 224  # that go through the network together
@@ -154,13 +155,9 @@ def _fits(image: Tensor, batch: Sequence[tuple[str, Tensor]]) -> bool:
 
 def _read(found: Sequence[str | ImageError], data_set: str) -> Iterator[tuple[str, Tensor] | ImageError]:
     """Each image, preprocessed; an error in the place of one that cannot be read or used."""
-    from torch.hub import tqdm  # type: ignore[attr-defined]  # tqdm, or a plain stand-in where it is not installed
-
     preprocess = get_preprocess(data_set)
-    with tqdm(total=len(found), unit="image", disable=sys.stderr is None or not sys.stderr.isatty()) as bar:
-        for source in found:
-            yield source if isinstance(source, ImageError) else _read_one(source, preprocess)
-            bar.update(1)
+    for source in track(found, unit="image"):
+        yield source if isinstance(source, ImageError) else _read_one(source, preprocess)
 
 
 def _read_one(source: str, preprocess: nn.Module) -> tuple[str, Tensor] | ImageError:

@@ -16,7 +16,6 @@ except ImportError:  # on Windows only the age of a file tells whether it is in 
     fcntl = None  # type: ignore[assignment]
 
 _HIDDEN = ".writing-"
-_DAY = 86_400.0
 
 
 @contextlib.contextmanager
@@ -118,6 +117,6 @@ def _lock(folder: Path, wait: bool = False) -> int | None:
     return descriptor
 
 
-def is_old(path: Path) -> bool:
-    """Whether a file was last changed a day ago or earlier, so that nothing is still writing it."""
-    return time.time() - path.lstat().st_mtime > _DAY
+def is_old(path: Path, days: float = 1) -> bool:
+    """Whether a file was last changed so many days ago or earlier. After one nothing is still writing it."""
+    return time.time() - path.lstat().st_mtime > days * 86_400

@@ -1,33 +1,41 @@
-"""One downloader: resumes, retries, verifies, and puts a file under its name whole or not at all.
+"""Downloads: resumed, retried, checked, and under their names whole or not at all.
 
-Needs `requests`; it is imported when something is downloaded, not before.
+From top to bottom: what a URL is, `download` and `open_url`, one transfer, and what requests share. Needs `requests`,
+which is imported when something is downloaded, not before.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
-import importlib.util
 import ipaddress
 import json
 import os
 import re
 import shutil
+import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from resnext.weights.files import WeightsError, foreign
+from resnext.weights import environment
+from resnext.weights.atomic import is_old, replacing
+from resnext.weights.files import WeightsError, describe, find_format
+from resnext.weights.progress import progress_bar
+from resnext.weights.records import read_json
 
 if TYPE_CHECKING:
     import requests
 
 _CHUNK = 2**16  # what is lost when a connection stalls in the middle of one
 _STATUSES_TO_RETRY = (408, 429, *range(500, 600))
+# how urllib3 begins what it says of a connection, in all its versions
+_CONNECTION = re.compile(r"<?[\w.]*HTTPS?Connection(Pool)?(\([^)]*\)| object)( at \w+)?>?[:,] ?")
 
 
 class DownloadError(WeightsError):
@@ -60,7 +68,7 @@ def is_url(text: object) -> bool:
 
 def check_url(url: str) -> None:
     """Raise DownloadError unless a URL may be fetched: https, file, or http to this machine only."""
-    shown = url if url.isprintable() else repr(url)
+    shown = url if url.isprintable() else ascii(url)
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
@@ -79,6 +87,13 @@ def check_url(url: str) -> None:
         raise DownloadError(f"refused {shown}: it names no server")
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def local_path(place: str) -> Path | None:
     """The file on this machine that a path or a `file://` URL names; None for any other URL."""
     if not is_url(place):
@@ -87,15 +102,363 @@ def local_path(place: str) -> Path | None:
     return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
 
 
-def _is_loopback(host: str) -> bool:
+def is_plain(name: object) -> bool:
+    """Whether this is a file name that stays in its folder: no path, not hidden, nothing that does not print."""
+    return isinstance(name, str) and name.isprintable() and re.fullmatch(r"[^/\\:.][^/\\:]*", name) is not None
+
+
+def check_name(name: str) -> None:
+    """Raise DownloadError unless a file name is plain."""
+    if not is_plain(name):
+        raise DownloadError(f"refused the file name {name!r}: expected a plain name without path separators")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def download(
+    urls: Sequence[str],
+    target: Path,
+    *,
+    sha256: str | None = None,
+    size: int | None = None,
+    limit: int | None = None,
+    check: Callable[[Path], object] | None = None,
+    progress: bool = True,
+    patience: Patience = DEFAULT_PATIENCE,
+) -> str:
+    """Fetch a file of weights from the first of `urls` that gives it, and return its SHA-256.
+
+    The bytes go to `<target>.partial`. An interrupted transfer goes on from there, if the server shows that it still
+    has the same file. The file gets its name once its first bytes, size and digest are right and `check` accepts it.
+    The caller holds a lock for `target`.
+
+    Args:
+        urls: the same file at several places, tried in order. https, file, or http to loopback.
+        target: where it goes; the folder exists.
+        sha256: expected digest or its beginning, None if unknown.
+        size: expected bytes, None if unknown.
+        limit: the bytes that a file of unknown size may have; by default what `RESNEXT_MAX_DOWNLOAD` allows.
+        check: called with the whole file; raises WeightsError if that is not to be kept.
+        progress: show a bar on stderr.
+        patience: timeouts and retries.
+
+    Raises DownloadError with what each URL gave, and OSError for trouble with the disk.
+    """
+    check_name(target.name)
+    for url in urls:
+        check_url(url)
+    failures = []
+    for url in urls:
+        try:
+            transfer = _Transfer(url, target, size, _limit(size, limit), sha256, progress, patience)
+            return transfer.obtain(check)
+        except DownloadError as error:
+            failures.append(f"{url}: {error}")
+    raise DownloadError("; ".join(failures) or "no URL to download from")
+
+
+@contextlib.contextmanager
+def open_url(
+    url: str, patience: Patience = DEFAULT_PATIENCE, headers: dict[str, str] | None = None
+) -> Iterator[requests.Response]:
+    """What a server answers, of whatever status, its body still to be read. Raises DownloadError, also in the block."""
+    check_url(url)
+    if environment.offline():
+        raise DownloadError("RESNEXT_OFFLINE=1 forbids downloads")
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
+        import requests
+        import urllib3
+    except ImportError:
+        raise DownloadError("downloading needs requests: pip install requests") from None
+    with open_session(patience) as session:
+        try:
+            response = session.get(url, headers=headers, stream=True, timeout=patience.timeout)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:  # of bad redirects
+            raise DownloadError(reason(error)) from None
+        try:
+            with response:
+                yield response
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise DownloadError(reason(error)) from None
+
+
+def clear_partial(folder: Path) -> None:
+    """Delete transfers in a folder, and in those inside, that nobody has gone on with for a week."""
+    for notes in folder.glob("**/*.partial.json"):
+        with contextlib.suppress(OSError):
+            if is_old(notes, days=7):
+                notes.with_suffix("").unlink(missing_ok=True)
+                notes.unlink()
+
+
+def _limit(size: int | None, limit: int | None) -> int:
+    """The most bytes that are taken from a server."""
+    try:
+        return size or limit or environment.max_download()
+    except ValueError as error:
+        raise DownloadError(str(error)) from None
+
+
+class _WrongFileError(DownloadError):
+    """All bytes came, and they are not those expected; they are deleted."""
+
+
+class _BrokenOffError(Exception):
+    """The body broke off; what came so far is in the partial file."""
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A transfer that was cut off: what is there, and what tells whether the server still has the same file."""
+
+    offset: int
+    total: int
+    validator: str
+
+
+@dataclass
+class _Transfer:
+    """One URL to one `.partial` file."""
+
+    url: str
+    target: Path
+    size: int | None
+    limit: int
+    sha256: str | None
+    progress: bool
+    patience: Patience
+
+    def __post_init__(self) -> None:
+        self.partial = self.target.with_name(self.target.name + ".partial")
+        self.notes = self.target.with_name(self.target.name + ".partial.json")  # of which file the bytes are
+
+    def obtain(self, check: Callable[[Path], object] | None) -> str:
+        """Transfer, check, and give the file its name. Returns its SHA-256."""
+        resumes = self._bytes_there() > 0
+        try:
+            self._transfer()
+            return self._finish(check)
+        except _WrongFileError:
+            if not resumes:
+                raise
+        self._transfer()  # the bytes from before were at fault, perhaps: once more, from the first one
+        return self._finish(check)
+
+    def _transfer(self) -> None:
+        """Fill the partial file."""
+        if self.size is not None:
+            self._check_space(self.size)
+        if path := local_path(self.url):
+            self._copy(path)
+            return
+        best, failures, delay = self._bytes_there(), 0, self.patience.backoff
+        while not (self.size is not None and self._bytes_there() == self.size):
+            try:
+                self._request()
+                return
+            except _BrokenOffError as error:
+                failures += 1
+                if self._bytes_there() > best:  # it gets on: a bad line, not a dead server
+                    best, failures, delay = self._bytes_there(), 0, self.patience.backoff
+                if failures > self.patience.retries:
+                    raise DownloadError(f"gave up after {failures} tries without progress: {error}") from None
+                time.sleep(delay)
+                delay *= 2
+
+    def _request(self) -> None:
+        begun = self._begun()
+        headers = {"Range": f"bytes={begun.offset}-", "If-Range": begun.validator} if begun else None
+        with open_url(self.url, self.patience, headers) as response:
+            status = response.status_code
+            if status == 206 and begun is None:
+                raise DownloadError("the whole file was asked for, and the server sent a part of it")
+            if status == 416 or (status == 206 and not _continues(response, begun)):
+                self._discard()
+                raise _BrokenOffError("the server has another file than the one begun")
+            if status not in (200, 206):
+                raise DownloadError(f"HTTP status {status} {response.reason}")
+            encoding = response.headers.get("Content-Encoding", "identity")
+            if encoding != "identity":
+                raise DownloadError(f"expected the file as it is, got Content-Encoding {encoding}")
+            if status == 206 and begun is not None:
+                self._receive(_chunks(response), begun)
+                return
+            total = _content_length(response)
+            if total is None and not response.raw.chunked and self.sha256 is None:
+                raise DownloadError("the server does not say how long the file is, and no digest is known")
+            self._check_total(total)
+            self._receive(_chunks(response), None, total, _validator(response))
+
+    def _copy(self, source: Path) -> None:
+        if not source.is_file():
+            raise DownloadError("no such file")
+        total = source.stat().st_size
+        self._check_total(total)
+        try:
+            file = source.open("rb")
+        except OSError as error:
+            raise DownloadError(f"cannot be read: {error.strerror}") from None
+        with file:
+            self._receive(iter(lambda: file.read(_CHUNK), b""), None, total)
+
+    def _receive(
+        self, chunks: Iterable[bytes], begun: _Begun | None, total: int | None = None, validator: str = ""
+    ) -> None:
+        """Write the chunks behind those of `begun`, or to a new file."""
+        total = begun.total if begun else total
+        with self._open_partial() as file, self._bar(total, begun) as bar:
+            if begun is None:
+                file.truncate()
+                notes = {"url": self.url, "validator": validator, "total": total}
+                with replacing(self.notes) as path:  # once the old bytes are gone: these notes are not theirs
+                    path.write_text(json.dumps(notes), encoding="utf-8")
+            else:
+                file.seek(begun.offset)
+            for chunk in chunks:
+                if file.tell() == 0 and len(chunk) >= 64:  # a shorter one is looked at in the end
+                    self._check_head(chunk)
+                if file.tell() + len(chunk) > self.limit:
+                    self._discard()
+                    raise DownloadError(f"{self._expected()}, got more")
+                file.write(chunk)
+                bar.update(len(chunk))
+            if total is not None and file.tell() < total:
+                raise _BrokenOffError(f"the connection ended at {file.tell()} of {total} bytes")
+
+    def _open_partial(self) -> BinaryIO:
+        """The partial file, which is ours: not a link to some other file."""
+        with contextlib.suppress(FileNotFoundError):
+            info = self.partial.lstat()
+            if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
+                self.partial.unlink()
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        return os.fdopen(os.open(self.partial, flags, 0o666), "r+b")
+
+    def _begun(self) -> _Begun | None:
+        """The transfer that is in the partial file; None if this URL's server cannot be asked to go on with it."""
+        notes = read_json(self.notes) or {}
+        offset, total, validator = self._bytes_there(), notes.get("total"), notes.get("validator")
+        if (
+            notes.get("url") == self.url
+            and type(total) is int
+            and 0 < offset < total
+            and isinstance(validator, str)
+            and re.fullmatch("[ -~]+", validator)
+        ):
+            return _Begun(offset, total, validator)
+        return None
+
+    def _bytes_there(self) -> int:
+        try:
+            info = self.partial.lstat()
+        except FileNotFoundError:
+            return 0
+        return info.st_size if stat.S_ISREG(info.st_mode) and info.st_nlink == 1 else 0
+
+    def _finish(self, check: Callable[[Path], object] | None) -> str:
+        """Check what came and give it its name. A wrong file is deleted."""
+        try:
+            got = self._checked_digest()
+            if check is not None:
+                check(self.partial)
+        except WeightsError as error:
+            self._discard()
+            raise _WrongFileError(f"{str(error).removeprefix(f'{self.partial}: ')}; deleted") from None
+        with self.partial.open("rb") as file:
+            os.fsync(file.fileno())
+        self.notes.unlink(missing_ok=True)
+        os.replace(self.partial, self.target)
+        return got
+
+    def _checked_digest(self) -> str:
+        with self.partial.open("rb") as file:
+            self._check_head(file.read(64))
+        if self.size not in (None, self._bytes_there()):
+            raise DownloadError(f"{self._expected()}, got {self._bytes_there()}")
+        got = sha256_of(self.partial)
+        if not got.startswith(self.sha256 or ""):
+            raise DownloadError(f"expected SHA-256 {self.sha256}, got {got}")
+        return got
+
+    def _check_head(self, head: bytes) -> None:
+        if find_format(head) is None:
+            self._discard()
+            raise DownloadError(f"expected a file of weights, got {describe(head)}")
+
+    def _check_total(self, total: int | None) -> None:
+        """Before anything is transferred, as far as the size is known."""
+        if total is None:
+            return
+        if total > self.limit or self.size not in (None, total):
+            raise DownloadError(f"{self._expected()}, the server offers {total}")
+        self._check_space(total)
+
+    def _expected(self) -> str:
+        if self.size is not None:
+            return f"expected {self.size} bytes"
+        return f"expected at most {self.limit} bytes (RESNEXT_MAX_DOWNLOAD=MEGABYTES allows more)"
+
+    def _check_space(self, total: int) -> None:
+        needed = total - self._bytes_there()
+        free = shutil.disk_usage(self.target.parent).free
+        if free < needed:
+            folder = self.target.parent
+            raise OSError(errno.ENOSPC, f"not enough space: {needed} bytes are needed, {free} are free", str(folder))
+
+    def _discard(self) -> None:
+        self.partial.unlink(missing_ok=True)
+        self.notes.unlink(missing_ok=True)
+
+    def _bar(self, total: int | None, begun: _Begun | None) -> Any:
+        return progress_bar(
+            total,
+            show=self.progress,
+            desc=self.target.name,
+            initial=begun.offset if begun else 0,
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1024,
+        )
+
+
+def _continues(response: requests.Response, begun: _Begun | None) -> bool:
+    """Whether a partial answer is the rest of the very file that was begun."""
+    match = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+)", response.headers.get("Content-Range", ""))
+    if match is None or begun is None:
         return False
+    return (match[1], match[2], _validator(response)) == (str(begun.offset), str(begun.total), begun.validator)
+
+
+def _validator(response: requests.Response) -> str:
+    """What If-Range takes: a strong ETag, else the date of last modification, else nothing."""
+    etag = response.headers.get("ETag", "")
+    return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+
+
+def _content_length(response: requests.Response) -> int | None:
+    length = response.headers.get("Content-Length", "")
+    return int(length) if re.fullmatch("[0-9]{1,18}", length) else None
+
+
+def _chunks(response: requests.Response) -> Iterator[bytes]:
+    """The body. Raises _BrokenOffError where the connection breaks."""
+    import urllib3
+
+    try:
+        yield from response.raw.stream(_CHUNK, decode_content=False)
+    except urllib3.exceptions.HTTPError as error:
+        raise _BrokenOffError(reason(error)) from None
 
 
 def open_session(patience: Patience) -> requests.Session:
-    """A session that retries as `patience` says, and fetches nothing that `check_url` refuses. Needs requests."""
+    """A session that retries as `patience` says, and fetches nothing that `check_url` refuses."""
     import requests
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
@@ -105,7 +468,7 @@ def open_session(patience: Patience) -> requests.Session:
             wait = super().get_retry_after(response)
             return None if wait is None else min(wait, patience.longest_wait)
 
-    class LoopbackAdapter(HTTPAdapter):
+    class CheckingAdapter(HTTPAdapter):
         def send(self, request: requests.PreparedRequest, *arguments: Any, **options: Any) -> requests.Response:
             check_url(request.url or "")  # of a redirect as well
             return super().send(request, *arguments, **options)
@@ -118,247 +481,18 @@ def open_session(patience: Patience) -> requests.Session:
     )
     session = requests.Session()
     session.headers["Accept-Encoding"] = "identity"  # a range of a compressed body is of no use
-    session.mount("https://", HTTPAdapter(max_retries=retry))
-    session.mount("http://", LoopbackAdapter(max_retries=retry))
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, CheckingAdapter(max_retries=retry))
     return session
 
 
 def reason(error: BaseException) -> str:
-    """The innermost cause in one line; the chain of wrappers around it says the same at length."""
-    while True:
-        inner = getattr(error, "reason", None) or next((a for a in error.args if isinstance(a, BaseException)), None)
-        if not isinstance(inner, BaseException):
-            return " ".join(str(error).split()) or type(error).__name__
+    """The innermost cause in one line, without urllib3's classes and their addresses in memory."""
+    while isinstance(inner := getattr(error, "reason", None) or _wrapped(error), BaseException):
         error = inner
+    text = _CONNECTION.sub("", " ".join(str(error).split())) or type(error).__name__
+    return text[2:-2] if text.startswith("('") else text  # some of its errors are pairs: connection, text
 
 
-def check_name(name: str) -> None:
-    """Raise DownloadError unless a file name is plain: no path, not hidden, nothing that does not print."""
-    if not is_plain(name):
-        raise DownloadError(f"refused the file name {name!r}: expected a plain name without path separators")
-
-
-def is_plain(name: object) -> bool:
-    """Whether this is a file name that stays in its folder."""
-    return isinstance(name, str) and name.isprintable() and re.fullmatch(r"[^/\\:.][^/\\:]*", name) is not None
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def download(
-    urls: Sequence[str],
-    target: Path,
-    *,
-    sha256: str | None = None,
-    size: int | None = None,
-    progress: bool = True,
-    patience: Patience = DEFAULT_PATIENCE,
-) -> str:
-    """Fetch `target` from the first of `urls` that gives it, and return its SHA-256.
-
-    The bytes go to `<target>.partial`, from where an interrupted transfer goes on if the server still has the same
-    file; digest and size are checked before the file gets its name. The caller holds the lock (`resnext.weights`).
-
-    Args:
-        urls: the same file at several places, tried in order. https, file, or http to loopback.
-        target: where it goes; the folder exists.
-        sha256: expected digest or its beginning, None where none is known.
-        size: expected bytes, None where not known.
-        progress: show a bar on stderr.
-        patience: timeouts and retries.
-
-    Raises DownloadError with what each URL gave, and OSError for trouble with the disk.
-    """
-    check_name(target.name)
-    for url in urls:
-        check_url(url)
-    if any(local_path(url) is None for url in urls) and importlib.util.find_spec("requests") is None:
-        raise DownloadError("downloading needs requests: pip install requests")
-    failures = []
-    for url in urls:
-        transfer = _Transfer(url, target, size, progress, patience)
-        try:
-            try:
-                resumes = transfer.resume_point()[0] > 0
-                transfer.run()
-                return transfer.finish(sha256)
-            except _WrongFileError:
-                if not resumes:
-                    raise
-            transfer.run()  # the bytes from before were at fault, perhaps: once more, from the first one
-            return transfer.finish(sha256)
-        except DownloadError as error:
-            failures.append(f"{url}: {error}")
-    raise DownloadError("; ".join(failures) or "no URL to download from")
-
-
-class _WrongFileError(DownloadError):
-    """All bytes came, and they are not those expected; they are deleted."""
-
-
-class _InterruptedError(Exception):
-    """The body broke off; what came so far is in the partial file."""
-
-
-class _Transfer:
-    """One URL to one `.partial` file."""
-
-    def __init__(self, url: str, target: Path, size: int | None, progress: bool, patience: Patience) -> None:
-        self.url, self.target, self.size = url, target, size
-        self.progress, self.patience = progress, patience
-        self.partial = target.with_name(target.name + ".partial")
-        self.notes = target.with_name(target.name + ".partial.json")  # which file of the server the bytes are of
-
-    def run(self) -> None:
-        """Fill the partial file."""
-        if self.size is not None:
-            self._need_space(self.size)
-        if path := local_path(self.url):
-            self._copy(path)
-            return
-        with open_session(self.patience) as session:
-            best, failures, delay = self._bytes_there(), 0, self.patience.backoff
-            while not (self.size is not None and self._bytes_there() == self.size):
-                try:
-                    self._fetch(session)
-                    return
-                except _InterruptedError as error:
-                    failures += 1
-                    if self._bytes_there() > best:  # it gets on: a bad line, not a dead server
-                        best, failures, delay = self._bytes_there(), 0, self.patience.backoff
-                    if failures > self.patience.retries:
-                        raise DownloadError(f"gave up after {failures} tries without progress: {error}") from None
-                    time.sleep(delay)
-                    delay *= 2
-
-    def _fetch(self, session: requests.Session) -> None:
-        import requests
-        import urllib3
-
-        offset, validator = self.resume_point()
-        headers = {"Range": f"bytes={offset}-", "If-Range": validator} if offset else {}
-        try:
-            response = session.get(self.url, headers=headers, stream=True, timeout=self.patience.timeout)
-        except requests.RequestException as error:
-            raise DownloadError(reason(error)) from None
-        with response:
-            if response.status_code == 416 or (response.status_code == 206 and not _continues(response, offset)):
-                self._discard()
-                raise _InterruptedError("the server has another file than the one begun")
-            if response.status_code not in (200, 206):
-                raise DownloadError(f"HTTP status {response.status_code} {response.reason}")
-            if response.status_code == 200:
-                offset = 0
-            total = self._check_head(response, offset)
-            try:
-                self._receive(response.raw.stream(_CHUNK, decode_content=False), offset, total, _validator(response))
-            except urllib3.exceptions.HTTPError as error:
-                raise _InterruptedError(reason(error)) from None
-
-    def _check_head(self, response: requests.Response, offset: int) -> int | None:
-        """The size of the whole file as the server states it, if it does. Raises before anything is transferred."""
-        encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding != "identity":
-            raise DownloadError(f"expected the file as it is, got Content-Encoding {encoding}")
-        if response.headers.get("Content-Type", "").startswith("text/html"):
-            raise DownloadError("expected a file of weights, got an HTML page")
-        length = response.headers.get("Content-Length", "")
-        total = offset + int(length) if length.isdigit() else None
-        if self.size is not None and total is not None and total != self.size:
-            raise DownloadError(f"expected {self.size} bytes, the server offers {total}")
-        if total is not None:
-            self._need_space(total)
-        return total
-
-    def _receive(self, chunks: Iterator[bytes], offset: int, total: int | None, validator: str) -> None:
-        with self.partial.open("r+b" if offset else "wb") as file, self._bar(total, offset) as bar:
-            file.seek(offset)
-            file.truncate()
-            self.notes.write_text(json.dumps({"url": self.url, "validator": validator}))
-            for chunk in chunks:
-                if file.tell() == 0 and (looks := foreign(chunk)):
-                    self._discard()
-                    raise DownloadError(f"expected a file of weights, got {looks}")
-                file.write(chunk)
-                bar.update(len(chunk))
-                if self.size is not None and file.tell() > self.size:
-                    raise DownloadError(f"expected {self.size} bytes, got more")
-            if total is not None and file.tell() < total:
-                raise _InterruptedError(f"the connection ended at {file.tell()} of {total} bytes")
-
-    def _copy(self, source: Path) -> None:
-        if not source.is_file():
-            raise DownloadError("no such file")
-        try:
-            file = source.open("rb")
-        except OSError as error:
-            raise DownloadError(f"cannot be read: {error.strerror}") from None
-        with file:
-            self._receive(iter(lambda: file.read(_CHUNK), b""), 0, source.stat().st_size, "")
-
-    def finish(self, sha256: str | None) -> str:
-        """Check what came and give it its name. A wrong file is deleted."""
-        got_size = self._bytes_there()
-        if not got_size:
-            self._discard()
-            raise DownloadError("expected a file of weights, got an empty one")
-        got = sha256_of(self.partial)
-        if self.size not in (None, got_size) or not got.startswith(sha256 or ""):
-            self._discard()
-            if self.size not in (None, got_size):
-                raise _WrongFileError(f"expected {self.size} bytes, got {got_size}; deleted")
-            raise _WrongFileError(f"expected SHA-256 {sha256}, got {got}; deleted")
-        with self.partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(self.partial, self.target)
-        self.notes.unlink(missing_ok=True)
-        return got
-
-    def resume_point(self) -> tuple[int, str]:
-        """Bytes already there of the file that this URL had, and what tells whether it still has it."""
-        try:
-            notes = json.loads(self.notes.read_text())
-        except (OSError, ValueError):
-            notes = {}
-        if notes.get("url") == self.url and notes.get("validator"):
-            return self._bytes_there(), str(notes["validator"])
-        return 0, ""
-
-    def _bytes_there(self) -> int:
-        return self.partial.stat().st_size if self.partial.exists() else 0
-
-    def _discard(self) -> None:
-        self.partial.unlink(missing_ok=True)
-        self.notes.unlink(missing_ok=True)
-
-    def _need_space(self, total: int) -> None:
-        needed = total - self._bytes_there()
-        free = shutil.disk_usage(self.target.parent).free
-        if free < needed:
-            folder = self.target.parent
-            raise OSError(errno.ENOSPC, f"not enough space: {needed} bytes are needed, {free} are free", str(folder))
-
-    def _bar(self, total: int | None, offset: int) -> Any:
-        from torch.hub import tqdm  # type: ignore[attr-defined]  # tqdm, or a plain stand-in where it is not installed
-
-        return tqdm(
-            total=total, initial=offset, unit="B", unit_scale=True, unit_divisor=1024, desc=self.target.name,
-            disable=not self.progress,
-        )  # fmt: skip
-
-
-def _continues(response: requests.Response, offset: int) -> bool:
-    return response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
-
-
-def _validator(response: requests.Response) -> str:
-    """What If-Range takes: a strong ETag, else the date of last modification, else nothing."""
-    etag = response.headers.get("ETag", "")
-    return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+def _wrapped(error: BaseException) -> BaseException | None:
+    return next((argument for argument in error.args if isinstance(argument, BaseException)), None)

@@ -239,17 +239,6 @@ def _convert_t7(path: str) -> dict[str, Tensor]:
     return converted.state_dict
 
 
-@contextmanager
-def repository_on_path() -> Iterator[None]:
-    """For imports of `conversion`, beside this package: torch.hub takes the repository off sys.path once it is done."""
-    root = str(Path(__file__).resolve().parents[2])
-    sys.path.append(root)
-    try:
-        yield
-    finally:
-        sys.path.remove(root)
-
-
 def find_format(head: bytes) -> str | None:
     """`pth`, `safetensors` or `t7`, by the first 64 bytes of a file; None for anything else."""
     if head.startswith((b"PK\x03\x04", b"\x80")):

@@ -1,25 +1,38 @@
-"""The published weights: the cache, and how `pretrained=True` is resolved.
+"""How `pretrained=True` and `weights=URL` become files on this machine.
 
-In this order: the cache; the hosted `.pth` of the record, from `RESNEXT_MIRROR` first; where nothing is hosted yet, the
-authors' own Torch7 file, converted and proved on this machine. `RESNEXT_OFFLINE=1` stops after the cache.
+The published weights, in this order: from the cache; the hosted `.pth` of the record, from `RESNEXT_MIRROR` first;
+where nothing is hosted yet, the authors' own Torch7 file, converted and proved on this machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from resnext.weights import environment
-from resnext.weights.cache import cache_dir, find_cached, locked, read_digest
-from resnext.weights.download import DownloadError, check_name, check_url, download, sha256_of
-from resnext.weights.files import WeightsError, repository_on_path
-from resnext.weights.records import Record, get_record
+from resnext.weights.atomic import clear_hidden, replacing
+from resnext.weights.cache import Verified, cache_dir, find_cached, locked, note_verified, read_digest
+from resnext.weights.door import conversion
+from resnext.weights.download import (
+    DownloadError,
+    check_name,
+    check_url,
+    clear_partial,
+    download,
+    local_path,
+    sha256_of,
+)
+from resnext.weights.files import WeightsError, read_state_dict
+from resnext.weights.records import Hosted, Record, get_record
+
+# At the end of a name, as torch.hub's `check_hash` reads it. Eight digits that are a date are rather that.
+_DIGEST = re.compile(r"-(?!(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\.)([0-9a-f]{8,64})\.\w+$", re.ASCII)
 
 
 def resolve_pretrained(architecture: str, *, progress: bool = True) -> Path:
@@ -32,11 +45,13 @@ def resolve_pretrained(architecture: str, *, progress: bool = True) -> Path:
     tried: list[str] = []
     cached = find_cached(record, tried)
     if cached is not None:
+        _clear_torch7(record)
+        clear_hidden(cache_dir())
         return cached
     tried = tried or [f"nothing in the cache ({cache_dir()})"]
-    if environment.offline():
-        tried.append("RESNEXT_OFFLINE=1 forbids to download")
-        raise _failed(record, tried, "unset it, or copy the file into the cache")
+    if environment.offline() and not _torch7_files(record):
+        tried.append("RESNEXT_OFFLINE=1 forbids downloads")
+        raise _failed(record, tried, f"unset it, or copy the folder {cache_dir()} of a machine that has them")
     try:
         with locked(record.architecture):
             # another process may have been faster
@@ -47,112 +62,178 @@ def resolve_pretrained(architecture: str, *, progress: bool = True) -> Path:
 
 
 def _obtain(record: Record, progress: bool, tried: list[str]) -> Path:
-    hosted = record.hosted
-    if hosted is None:
+    clear_partial(cache_dir())
+    if record.hosted is None:
         return _convert(record, progress, tried)
+    return _download(record, record.hosted, progress, tried)
+
+
+def _download(record: Record, hosted: Hosted, progress: bool, tried: list[str]) -> Path:
     target = cache_dir() / hosted.file
     try:
-        urls = with_mirrors(hosted.file, hosted.urls)
+        urls = _with_mirrors(hosted.file, hosted.urls)
         download(urls, target, sha256=hosted.sha256, size=hosted.size, progress=progress)
     except DownloadError as error:
         tried.append(str(error))
         raise _failed(record, tried, "check the network or RESNEXT_MIRROR") from None
+    note_verified(record, Verified(hosted.file, hosted.size, hosted.sha256, hosted.tensor_digest))
     _say_license(record)
     return target
 
 
 def _convert(record: Record, progress: bool, tried: list[str]) -> Path:
     """The authors' Torch7 file as a `.pth` in the cache, with its proof."""
+    found = _torch7_files(record)
     try:
-        with repository_on_path():
-            from conversion import build
-            from conversion.t7 import T7Error
+        build, t7 = conversion("build"), conversion("t7")
     except ImportError as error:
         tried.append(f"no .pth is hosted yet, and converting {record.torch7.file} needs {error.name}")
         raise _failed(record, tried, "pip install torchfile requests numpy") from None
     try:
         with torch7_file(record, progress=progress) as (source, sha256):
-            built = build.build(
+            artifact = build.build(
                 source,
                 cache_dir(),
                 license_=record.license,
                 sha256=sha256,
                 expected=record.architecture,
                 progress=progress,
+            ).artifact
+            file = artifact.record["file"]
+            note_verified(
+                record,
+                Verified(artifact.path.name, file["size"], file["sha256"], artifact.record["tensor_digest"], sha256),
             )
-    except (DownloadError, T7Error, build.ProofError) as error:
+    except (DownloadError, t7.T7Error, build.ProofError) as error:
         tried.append(str(error))
+        if found and not isinstance(error, DownloadError):  # it is out of the way now
+            return _convert(record, progress, tried)
         raise _failed(record, tried, "check the network or RESNEXT_MIRROR, or convert a copy of your own") from None
-    return built.artifact.path
+    return artifact.path
 
 
-@contextmanager
+@contextlib.contextmanager
 def torch7_file(record: Record, *, progress: bool = True) -> Iterator[tuple[Path, str]]:
     """The authors' Torch7 file in the cache and its SHA-256, for the caller to convert while it holds the lock.
 
-    What was downloaded for this is deleted afterwards unless `RESNEXT_KEEP_T7=1`. Where no digest was published, that
-    of the first file that converts is printed, kept beside it, and expected ever after. Raises DownloadError.
+    A copy that the user put into the cache comes first. Else the file is downloaded to a folder of its own, and deleted
+    once it is converted, or moved to the cache under `RESNEXT_KEEP_T7`. What an interrupted process left in that folder
+    is used. A file that does not convert is deleted, or renamed to `….refused` if it is the user's.
+
+    Where no digest was published, that of the first file that converts is printed, kept in the cache, and expected ever
+    after. Raises DownloadError.
     """
     source = record.torch7
-    path = cache_dir() / source.file
-    seen = path.with_name(path.name + ".sha256")
+    copy, downloaded = cache_dir() / source.file, _download_folder() / source.file
+    seen = cache_dir() / f"{source.file}.sha256"
     expected = source.sha256 or read_digest(seen)
-    sha256 = sha256_of(path) if path.is_file() else None
-    downloaded = sha256 is None or sha256 != (expected or sha256)
-    if downloaded:
-        if environment.offline():
-            raise DownloadError(f"{path} is not there, and RESNEXT_OFFLINE=1 forbids to download")
-        try:
-            sha256 = download(with_mirrors(source.file, source.urls), path, sha256=expected, progress=progress)
-        except DownloadError as error:
-            hint = f"; the digest expected is that first seen here, kept in {seen}" if seen.exists() else ""
-            raise DownloadError(f"{error}{hint}") from None
-        _say_license(record)
+    for path in (copy, downloaded):
+        sha256 = sha256_of(path) if path.is_file() else None
+        if sha256 is not None and sha256 == (expected or sha256):
+            break
+    else:
+        path, sha256 = downloaded, _download_torch7(record, downloaded, expected, progress)
     try:
-        yield path, str(sha256)
-    except (ValueError, RuntimeError):  # it does not convert: not to be met again
-        if downloaded:
-            path.unlink()
+        yield path, sha256
+    except Exception as error:
+        if not isinstance(error, OSError | MemoryError):  # these two are not the file's fault
+            if path == copy:
+                path.replace(f"{path}.refused")
+                _say(f"{path} does not convert; it is called {path.name}.refused now")
+            else:
+                _clear_torch7(record, locked_here=True)
         raise
     if expected is None:
-        # the form of sha256sum, so that `sha256sum -c` reads it
-        temporary = seen.with_name(seen.name + ".writing")
-        temporary.write_text(f"{sha256}  {source.file}\n", encoding="utf-8")
-        os.replace(temporary, seen)
+        with replacing(seen) as written:  # the form of sha256sum, so that `sha256sum -c` reads it
+            written.write_text(f"{sha256}  {source.file}\n", encoding="utf-8")
         _say(f"SHA-256 of {source.file} as first seen, and expected from now on: {sha256}")
-    if downloaded and not environment.keep_t7():
-        path.unlink()
+    if path == downloaded and environment.keep_t7():
+        downloaded.replace(copy)
+    _clear_torch7(record, locked_here=True)
+
+
+def _download_torch7(record: Record, target: Path, expected: str | None, progress: bool) -> str:
+    source = record.torch7
+    if environment.offline():
+        raise DownloadError(f"{cache_dir() / source.file} is not there, and RESNEXT_OFFLINE=1 forbids downloads")
+    target.parent.mkdir(exist_ok=True)
+    try:
+        urls = _with_mirrors(source.file, source.urls)
+        sha256 = download(urls, target, sha256=expected, limit=source.limit, progress=progress)
+    except DownloadError as error:
+        seen = cache_dir() / f"{source.file}.sha256"
+        hint = f"; the digest expected is that first seen here, kept in {seen}" if seen.exists() else ""
+        raise DownloadError(f"{error}{hint}") from None
+    finally:
+        with contextlib.suppress(OSError):  # something is in it
+            target.parent.rmdir()
+    _say_license(record)
+    return sha256
+
+
+def _download_folder() -> Path:
+    """Where Torch7 files are until they are converted. All that is in it was downloaded by this code."""
+    return cache_dir() / "torch7"
+
+
+def _torch7_files(record: Record) -> list[Path]:
+    """A copy of the authors' file that can be converted without the network, of the user's or of an earlier process."""
+    files = (folder / record.torch7.file for folder in (cache_dir(), _download_folder()))
+    return [path for path in files if record.hosted is None and path.is_file()]
+
+
+def _clear_torch7(record: Record, *, locked_here: bool = False) -> None:
+    """Delete what was downloaded of the authors' file, by this process or one that died; it is not needed any more."""
+    file = _download_folder() / record.torch7.file
+    left = [path for suffix in ("", ".partial", ".partial.json") if (path := Path(f"{file}{suffix}")).exists()]
+    if not left:
+        return
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        if not locked_here:
+            stack.enter_context(locked(record.architecture, wait=False))
+        for path in left:
+            path.unlink(missing_ok=True)
+        _download_folder().rmdir()
 
 
 def fetch(url: str, *, progress: bool = True) -> Path:
-    """A file with weights from any URL that may be fetched, kept in the cache. Raises WeightsError.
+    """A file with weights from any URL that may be fetched, kept in the cache by its URL. Raises WeightsError.
 
-    A digest in the name (`-1a2b3c4d.pth`, as torch.hub's `check_hash` reads it) is checked; files without one are kept
-    apart by their URL.
+    It is kept if it can be read as weights, and if a digest in its name (`-1a2b3c4d.pth`) is its own. What a `file://`
+    URL names is not copied.
     """
+    check_url(url)
+    if path := local_path(url):
+        return path
+    name = unquote(urlsplit(url).path.rpartition("/")[2])
+    check_name(name)
+    digest = _DIGEST.search(name)
+    key = f"urls/{hashlib.sha256(url.encode()).hexdigest()[:32]}/{name}"
+    target = cache_dir() / key
     try:
-        check_url(url)
-        name = unquote(urlsplit(url).path.rpartition("/")[2])
-        check_name(name)
-        digest = re.search(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.\w+$", name)  # digits alone are rather a date
-        key = hashlib.sha256(url.encode()).hexdigest()[:16]
-        target = cache_dir() / name if digest else cache_dir() / key / name
         if not target.exists():
             if environment.offline():
-                raise WeightsError(f"{url}: {name} is not in the cache, and RESNEXT_OFFLINE=1 forbids to download")
+                raise WeightsError(f"{url}: {name} is not in the cache, and RESNEXT_OFFLINE=1 forbids downloads")
             with locked(key):
-                target.parent.mkdir(exist_ok=True)
+                clear_partial(cache_dir())
                 if not target.exists():
-                    download([url], target, sha256=digest[1] if digest else None, progress=progress)
-    except DownloadError as error:
-        raise WeightsError(str(error)) from None
+                    download(
+                        [url], target, sha256=digest[1] if digest else None, check=_check_weights, progress=progress
+                    )
     except OSError as error:
         raise WeightsError(f"{error.filename or cache_dir()}: {error.strerror or error}") from None
     return target
 
 
-def with_mirrors(file: str, urls: tuple[str, ...]) -> list[str]:
-    """Where to look for a file: every base URL of `RESNEXT_MIRROR` (comma-separated), then the record's own URLs."""
+def _check_weights(path: Path) -> None:
+    """Raise WeightsError unless a file can be read as weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whoever loads the file will see them
+        read_state_dict(path)
+
+
+def _with_mirrors(file: str, urls: tuple[str, ...]) -> list[str]:
+    """Where to look for a file: every base URL of `RESNEXT_MIRROR`, then the record's own URLs."""
     return [f"{base.rstrip('/')}/{quote(file)}" for base in environment.mirrors()] + list(urls)
 
 

@@ -23,6 +23,7 @@ class Hosted:
     urls: tuple[str, ...]
     size: int
     sha256: str
+    tensor_digest: str
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Torch7Source:
     urls: tuple[str, ...]
     size: str
     sha256: str | None
+
+    @property
+    def limit(self) -> int:
+        """Bytes that a download may have: what is stated is rounded, and either kind of megabyte."""
+        return (int(self.size.split()[0]) + 1) * 2**20
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ def _record(data: dict[str, Any]) -> Record:
     hosted, torch7 = data["hosted"], data["torch7"]
     return Record(
         data["architecture"],
-        Hosted(hosted["file"], tuple(hosted["urls"]), hosted["size"], hosted["sha256"]) if hosted else None,
+        Hosted(**{**hosted, "urls": tuple(hosted["urls"])}) if hosted else None,
         Torch7Source(torch7["file"], tuple(torch7["urls"]), torch7["size"], torch7["sha256"]),
         data["top1_error"],
         data["parameters"],

@@ -1,13 +1,11 @@
 """A hub folder of the test's own, a server on loopback, and records that point there."""
 
 import json
-import re
-import time
+import os
 
 import pytest
 import torch
 from pytest_httpserver import HTTPServer
-from werkzeug import Response
 
 import resnext
 from conversion import build
@@ -15,7 +13,7 @@ from resnext import zoo
 from resnext.architecture import Architecture
 from resnext.weights import records
 from tests.conftest import randomize, relative_error, torch7_output
-from tests.resnext.faulty_server import Server
+from tests.resnext.site import Site
 
 NAME = "resnext11_4x8d"
 T7 = "resnext_11_4x8d.t7"
@@ -36,52 +34,13 @@ def pth(state_dict, tmp_path):
 
 
 @pytest.fixture
-def server(httpserver):
-    return Server(httpserver)
-
-
-@pytest.fixture
-def target(tmp_path):
-    return tmp_path / "weights.pth"
-
-
-@pytest.fixture
 def home(tmp_path, monkeypatch):
     """An empty hub folder, and no settings from outside."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    for name in ("RESNEXT_MIRROR", "RESNEXT_OFFLINE", "RESNEXT_KEEP_T7"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("RESNEXT_")]:
+        monkeypatch.delenv(name)
     return tmp_path / "home" / "hub" / "checkpoints"
-
-
-class Site:
-    """A server with files, and what it was asked for. `delay` is per 64 KiB."""
-
-    def __init__(self, httpserver):
-        self.files, self.asked, self.delay = {}, [], 0.0
-        self.url = httpserver.url_for("").rstrip("/")
-        httpserver.expect_request(re.compile("/.*")).respond_with_handler(self.answer)
-
-    def answer(self, request):
-        name = request.path.removeprefix("/")
-        self.asked.append(name)
-        if name not in self.files:
-            return Response("no", 404)
-        response = Response(self.files[name], headers={"ETag": f'"{len(self.files[name])}"'})
-        response.make_conditional(request, accept_ranges=True, complete_length=len(self.files[name]))
-        if not self.delay:
-            return response
-        data, length = response.get_data(), response.headers["Content-Length"]
-
-        def slowly():
-            for start in range(0, len(data), 2**16):
-                time.sleep(self.delay)
-                yield data[start : start + 2**16]
-
-        response = Response(slowly(), response.status_code, response.headers, direct_passthrough=True)
-        response.headers["Content-Length"] = length
-        return response
 
 
 @pytest.fixture
@@ -120,7 +79,7 @@ def hosted(record, monkeypatch, tmp_path, site, built):
     file = built.record["file"]
     site.files = {file["name"]: built.path.read_bytes()}
     record["hosted"] = {key: file[key] for key in ("size", "sha256")} | {
-        "file": file["name"], "urls": [f"{site.url}/{file['name']}"],
+        "file": file["name"], "urls": [f"{site.url}/{file['name']}"], "tensor_digest": built.record["tensor_digest"],
     }  # fmt: skip
     use_records(monkeypatch, tmp_path, record)
     return record["hosted"]

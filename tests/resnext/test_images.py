@@ -11,6 +11,7 @@ from PIL import Image
 
 from resnext.images import MAX_IMAGE_FILE, ImageError, find_images, read_image
 from resnext.weights.download import Patience
+from tests.resnext.site import answer
 
 IMPATIENT = Patience(connect=2, read=0.4, retries=1, backoff=0.01)
 
@@ -191,31 +192,24 @@ def test_a_server_that_is_not_there():
     assert "HTTPConnection" not in str(caught.value)
 
 
-def test_what_a_server_does_wrong(png, server, site, monkeypatch):
+def test_what_a_server_does_wrong(png, site):
     with pytest.raises(ImageError, match=f"^{site.url}/absent.png: HTTP status 404 NOT FOUND$"):
         read_image(f"{site.url}/absent.png")
-    server.body = png.read_bytes()
-    server.faults = [server.broken(after=100)]
+    site.files["a.png"] = png.read_bytes()
+    site.faults = [site.broken(after=100)]
     with pytest.raises(ImageError, match="100 bytes read"):
-        read_image(server.url)
-    assert read_image(server.url).size == (40, 33)
+        read_image(f"{site.url}/a.png")
+    assert read_image(f"{site.url}/a.png").size == (40, 33)
 
 
 @pytest.mark.parametrize("stated", [True, False])
-def test_no_endless_download(server, monkeypatch, stated):
-    server.body = bytes(2**20 + 1)
+def test_no_endless_download(site, monkeypatch, stated):
+    site.files["a.png"] = bytes(2**20 + 1)
     monkeypatch.setattr("resnext.images.MAX_IMAGE_FILE", 2**20)
     if not stated:
-        chunked = server.broken(after=2**20 + 1)
-
-        def unstated(request):
-            response = chunked(request)
-            del response.headers["Content-Length"]
-            return response
-
-        server.faults = [unstated]
+        site.faults = [answer([bytes(2**20 + 1)])]
     with pytest.raises(ImageError, match="expected an image of at most 1 MiB, the server has more"):
-        read_image(server.url)
+        read_image(f"{site.url}/a.png")
     assert MAX_IMAGE_FILE == 64 * 2**20
 
 
