@@ -57,6 +57,12 @@ class AddConstant(nn.Module):
         return f"{self.constant}, inplace={self.inplace}"
 
 
+@builds("nn.WhiteNoise")
+def white_noise(obj: TorchObject) -> nn.Module:
+    """nn.WhiteNoise in evaluation: its mean, added."""
+    return AddConstant(obj.number("mean", 0))
+
+
 @builds("nn.AddConstant")
 def add_constant(obj: TorchObject) -> nn.Module:
     """nn.AddConstant: of a number, or of a tensor with one number for each element of a sample."""

@@ -16,8 +16,11 @@ from ..t7 import Table, TorchObject
 from ..t7 import Tensor as T7Tensor
 from .registry import VIEWS, builds, filled
 
-# What acts on gradients only, or only prints.
-for name in ("CopyGrad", "GradientReversal", "Identity", "L1Penalty", "PrintSize", "TotalVariation", "ZeroGrad"):
+# What acts in training or on gradients only, or only prints.
+for name in (
+    "CopyGrad", "GradientReversal", "Identity", "L1Penalty", "NormStabilizer", "PrintSize", "TotalDropout",
+    "TotalVariation", "ZeroGrad",
+):  # fmt: skip
     builds(f"nn.{name}")(nn.Identity)
 
 
@@ -54,6 +57,12 @@ class View(nn.Module):
 def view(obj: TorchObject) -> nn.Module:
     """nn.View."""
     return View(*_sizes(obj), input_dims=obj.integer("numInputDims", 0, minimum=0))
+
+
+@builds("nn.Collapse")
+def collapse(obj: TorchObject) -> nn.Module:
+    """nn.Collapse: all dimensions of a sample in one."""
+    return View(-1, input_dims=obj.integer("nInputDim", minimum=1))
 
 
 def _sizes(obj: TorchObject, inferred: int = 1) -> list[int]:

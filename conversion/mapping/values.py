@@ -58,7 +58,7 @@ class ParameterReader:
             "running_mean": self._read(obj, "running_mean", shape),
             "running_var": self._variance(obj, norm.eps, shape),
         }
-        if source.convolution.get("bias") is not None:
+        if _has(source.convolution, "bias"):
             bias = self._read(source.convolution, "bias", shape)
             if bias.any():  # before a batch normalization a bias only shifts the mean
                 values["running_mean"] = values["running_mean"].astype(np.float64) - bias
@@ -88,7 +88,7 @@ class ParameterReader:
 
     def _read_or(self, default: float, obj: TorchObject, name: str, count: int) -> np.ndarray:
         """A vector that a layer may lack: without it, Torch7 goes on as if all of it were `default`."""
-        if obj.get(name) is not None:
+        if _has(obj, name):
             return self._read(obj, name, (count,))
         kind = "linear" if name == "bias" and "running_mean" not in obj else "batch normalization"
         self.remarks[f"{kind} without {name}: {default} everywhere"] += 1
@@ -111,6 +111,11 @@ class ParameterReader:
     def notes(self) -> list[str]:
         """What was not taken over as it stands, with counts."""
         return [f"{count} {remark}" for remark, count in sorted(self.remarks.items()) if count]
+
+
+def _has(obj: TorchObject, name: str) -> bool:
+    """Whether a layer has a vector that it may lack; Lua's `if self.bias` takes false for nil."""
+    return obj.get(name, False) is not False
 
 
 def _check_convolution(expected: nn.Conv2d, source: ConvNorm, paths: int) -> tuple[int, ...]:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import termios
 
-import numpy as np
 import pytest
 import torch
 
@@ -19,6 +18,7 @@ from conversion import build_weights, mapping, t7, verify
 from resnext.forms import convert_state_dict, find_form
 from tests.conftest import FIXTURES, ROOT
 from tests.conversion.rewrite import Rewriter
+from tests.conversion.test_build import huge_biases
 
 SAMPLE_ARCH = "resnext11_4x8d"
 
@@ -168,15 +168,6 @@ def test_misspelt_arch(capsys, sample, out):
 
 
 def test_a_failed_proof_stops_the_build(capsys, sample, out, tmp_path):
-    """Biases so large that not even double precision leaves the digits that the proof wants."""
-
-    def huge_biases(obj, fields):
-        if obj.class_name == "cudnn.SpatialConvolution":
-            fields["bias"] = np.full(fields["nOutputPlane"], 1e6)
-        if obj.class_name == "nn.SpatialBatchNormalization":
-            fields["running_mean"] = fields["running_mean"].numpy() + np.float32(1e6)
-        return fields
-
     path = tmp_path / "huge.t7"
     path.write_bytes(Rewriter(change=huge_biases).dump(t7.load(sample)))
     line = refused(capsys, out, "--t7", path, status=1)

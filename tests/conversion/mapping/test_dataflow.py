@@ -37,7 +37,9 @@ NOTHING = [
     ("nn.Identity", {}), ("nn.L1Penalty", {"l1weight": 0.1}), ("nn.MulConstant", {"constant_scalar": 1}),
     ("nn.Padding", {"dim": 2, "pad": 0}), ("nn.Power", {"pow": 1}), ("nn.SpatialDropout", {"p": 0}),
     ("nn.SpatialReflectionPadding", {f"pad_{side}": 0 for side in "lrtb"}),
-    ("nn.SpatialZeroPadding", {f"pad_{side}": 0 for side in "lrtb"}),
+    ("nn.SpatialZeroPadding", {f"pad_{side}": 0 for side in "lrtb"}), ("nn.WhiteNoise", {"mean": 0}),
+    ("nn.ZeroGrad", {}), ("nn.NormStabilizer", {}), ("nn.PrintSize", {}), ("nn.TotalDropout", {}),
+    ("nn.TotalVariation", {}),
 ]  # fmt: skip
 
 
@@ -104,7 +106,7 @@ def test_a_cudnn_layer_of_another_mode_is_refused(root):
     refused(root, "modules[3]", "mode 'CUDNN_ACTIVATION_TANH' is not that of cudnn.ReLU")
 
 
-@pytest.mark.parametrize("name", ["nn.Serial", "nn.DontCast", "nn.DataParallelTable"])
+@pytest.mark.parametrize("name", ["nn.Serial", "nn.DontCast", "nn.NaN", "nn.Profile", "nn.DataParallelTable"])
 def test_a_module_that_only_holds_another(root, same, name):
     same(make(root, name, modules=make_list(root, root)))
 

@@ -147,6 +147,10 @@ HEADS = {
         make("nn.Sum", dimension=3, squeeze=False),
         make("nn.Select", dimension=3, index=1),
     ],
+    "collapse": lambda make, sizes: [
+        make("nn.SpatialAdaptiveAveragePooling", W=1, H=1),
+        make("nn.Collapse", nInputDim=3),
+    ],
     "views": lambda make, sizes: [
         make("cudnn.SpatialAveragePooling", kW=8, kH=8, dW=8, dH=8, ceil_mode=True),
         make("nn.Squeeze", dim=3, numInputDims=3),

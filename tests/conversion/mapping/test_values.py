@@ -220,8 +220,9 @@ def test_batch_norm_without_weight_and_bias(root):
     assert verify.verify(conversion).passed
 
 
-def test_linear_without_bias(root):
-    remove(root["modules"][9], "bias")
+@pytest.mark.parametrize("absent", [remove, lambda obj, name: put(obj, name, False)])
+def test_linear_without_bias(root, absent):
+    absent(root["modules"][9], "bias")
     conversion = mapping.convert(root)
     assert (conversion.state_dict["fc.bias"] == 0).all()
     assert conversion.notes == ["1 linear without bias: 0 everywhere"]
@@ -243,7 +244,7 @@ def test_a_parameter_of_another_size(root):
     refused(root, "modules[9]", "bias has shape (64,)", "(10,)")
 
 
-@pytest.mark.parametrize("value", [3, False, "x"])
+@pytest.mark.parametrize("value", [3, True, "x"])
 def test_a_parameter_that_is_no_tensor(root, value):
     put(root["modules"][9], "bias", value)
     refused(root, "modules[9]", f"expected a tensor of real numbers as bias, got {value!r}")
