@@ -20,7 +20,7 @@ from resnext.inference.processor import describe
 from resnext.weights.atomic import replacing
 from resnext.weights.cache import cache_dir, locked, read_digest
 from resnext.weights.download import sha256_of
-from resnext.weights.messages import first_line
+from resnext.weights.files import first_line
 
 Compiler = Callable[[torch.export.ExportedProgram, Path], None]
 RECIPE = 3  # to be counted up when other packages come out for the same program

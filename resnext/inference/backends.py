@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from resnext.inference import private_torch
 from resnext.inference.fold import FoldedConv, FoldedResNeXt
-from resnext.weights.messages import first_line
+from resnext.weights.files import first_line
 
 Runner = Callable[[Tensor], Tensor]
 WARM_UP = 3  # calls: TorchScript looks at the first and compiles in the second
