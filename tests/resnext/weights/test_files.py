@@ -285,6 +285,13 @@ def test_records_that_take_more_memory_than_the_file(pth, tmp_path):
     refused(tmp_path / "overlapping.pth", "expected records as torch.save writes them")
 
 
+def test_two_records_that_torch_takes_for_one(pth, tmp_path):
+    path = shutil.copy(pth, tmp_path / "twice.pth")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"{archive.namelist()[0].partition('/')[0]}/DATA/3", b"")
+    refused(path, "expected records as torch.save writes them")
+
+
 def test_other_archives(tmp_path):
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         archive.writestr("a.txt", "a")
