@@ -26,7 +26,7 @@ from resnext.evaluation import DataError
 from resnext.evaluation.counts import Counts, PartialCounts
 from resnext.evaluation.data import Batch, Data, Transform, load
 from resnext.model import ResNeXt
-from resnext.weights.messages import first_line
+from resnext.weights.files import first_line
 from resnext.weights.progress import progress_bar
 
 PIECE = 8  # images that a thread of the processor computes at a time
