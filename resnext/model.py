@@ -159,7 +159,7 @@ class Stage(nn.Sequential):
 
 
 def _run_checkpointed(block: nn.Module, x: Tensor) -> Tensor:
-    """The backward pass runs the block once more. Each run has its own copies of the buffers; the first one's stay."""
+    """Each run has its own copies of the buffers, so that the second one, in the backward pass, leaves no trace."""
     buffers = dict(block.named_buffers())
 
     def run(x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -252,12 +252,10 @@ class ResNeXt(nn.Module):
         check_body(layers, cardinality, base_width, stem, shortcut, in_channels, form)
         check_options(stem, form, replace_stride_with_dilation, norm_layer, zero_init_residual, drop_path_rate)
         check_head(num_classes, drop_rate, global_pool)
-        self.in_channels, self.form, self.stem = in_channels, form, stem
+        self.in_channels, self.form, self.stem, self.zero_init_residual = in_channels, form, stem, zero_init_residual
         self.preprocessing = data_set(stem, num_classes)
-        if stem == "imagenet":
-            self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
-        else:
-            self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
+        kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
+        self.conv1 = nn.Conv2d(in_channels, 64, kernel, stride, padding=kernel // 2, bias=False)
         self.bn1 = norm_layer(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1) if stem == "imagenet" else nn.Identity()
@@ -291,7 +289,6 @@ class ResNeXt(nn.Module):
         self.num_features = self.inplanes = channels  # timm's name and torchvision's
 
         self._set_head(num_classes, global_pool, drop_rate)
-        self.zero_init_residual = zero_init_residual
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -374,8 +371,7 @@ class ResNeXt(nn.Module):
             self.global_pool = global_pool
         if drop_rate is not None:
             self.dropout = nn.Dropout(float(drop_rate))
-        like = self.conv1.weight
-        self.fc: Any = make_classifier(self.num_features, num_classes).to(like.device, like.dtype).train(self.training)
+        self.fc: Any = make_classifier(self.num_features, num_classes).to(self.conv1.weight).train(self.training)
         self.num_classes = num_classes
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -388,10 +384,7 @@ class ResNeXt(nn.Module):
                 stage.checkpointed = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Patterns of the names of parameters that form a layer each, for timm's learning rates by depth.
-
-        Stem, bottlenecks (stages if `coarse`), and what no pattern matches: the classifier.
-        """
+        """For timm's learning rates by depth: which parameters make a layer; the classifier is what matches neither."""
         return {"stem": r"conv1|bn1", "blocks": r"layer(\d+)" if coarse else r"layer(\d+)\.(\d+)"}
 
     def preprocess(self, image: Any) -> Tensor:
@@ -401,10 +394,8 @@ class ResNeXt(nn.Module):
         ValueError for a network whose input has another number of channels.
         """
         if self.in_channels != 3:
-            raise ValueError(
-                f"this network takes {self.in_channels} channels, and the authors' preprocessing gives 3: "
-                "prepare its input yourself"
-            )
+            expected = f"this network takes {self.in_channels} channels, and the authors' preprocessing gives 3"
+            raise ValueError(f"{expected}: prepare its input yourself")
         from resnext.preprocess import get_preprocess
 
         return get_preprocess(self.preprocessing)(image)
@@ -415,11 +406,8 @@ class ResNeXtFeatures(ResNeXt):
 
     Index 0 is the map of the stem before the max pooling (reduction 2), 1 to 4 are those of the stages (reduction 4 to
     32), as in timm; CIFAR's networks have 0 to 3 (reduction 1, 1, 2, 4). Negative indices count from the last.
-    `feature_info` tells channels and reduction of each. Stages after the last map that is wanted are left out.
-
-    Args:
-        layers, options: as for `ResNeXt`, without `num_classes` and `global_pool`.
-        out_indices: which maps to return; default: all.
+    `feature_info` tells channels and reduction of each. Stages after the last map that is wanted are left out. The
+    other arguments are those of `ResNeXt`, without `num_classes` and `global_pool`.
 
     Raises TypeError and ValueError for indices that do not exist, and as `ResNeXt` does.
     """
@@ -440,9 +428,8 @@ class ResNeXtFeatures(ResNeXt):
         raise ValueError(f"features_only=True and num_classes={num_classes} cannot be combined: there is no classifier")
 
     def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
-        maps: list[Tensor] = []
         x = self.relu(self.bn1(self.conv1(x)))
-        maps.append(x)
+        maps = [x]
         x = self.maxpool(x)
         x = self.layer1(x)
         maps.append(x)
