@@ -28,8 +28,8 @@ __all__ = [
     "preprocess",
 ]
 
-# Where each public name is found. It is imported when it is asked for, so that a tool that reads a file's structure
-# does not wait for torch, nor somebody who builds a network for the compilers.
+# The module of each public name. It is imported on first use, so that tools that need no network do not wait for torch,
+# and users who only build a network do not wait for the compilers.
 _HOME = {
     "ResNeXt": "model",
     "WeightsError": "weights.files",

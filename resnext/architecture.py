@@ -35,25 +35,25 @@ class Architecture:
 
     @property
     def name(self) -> str:
-        """`resnext50_32x4d`; classes, shortcut type and input channels do not show.
+        """`resnext50_32x4d`; classes, shortcut type and input channels are not in the name.
 
-        `_cifar` tells a CIFAR network from the ImageNet network of the same depth (101 is 9n + 2 as well).
+        `_cifar` tells a CIFAR network from the ImageNet network of the same depth (101 is 9n + 2, too).
         """
         ambiguous = self.stem == "cifar" and self.depth in IMAGENET_LAYERS
         return f"resnext{self.depth}_{self.cardinality}x{self.base_width}d" + ("_cifar" if ambiguous else "")
 
     @property
     def image_size(self) -> int:
-        """Height and width in pixels that the authors report for."""
+        """Height and width in pixels of the images that the authors report figures for."""
         return 224 if self.stem == "imagenet" else 32
 
     @property
     def parameters(self) -> int:
-        """How many numbers are trained."""
+        """The number of trained values."""
         return sum(parameter.numel() for parameter in self.build_empty().parameters())
 
     def multiply_adds(self, image_size: int | None = None) -> int:
-        """Multiplications of the convolutions and the classifier for one square image; the paper's FLOPs."""
+        """Multiplications in the convolutions and the classifier for one square image; the paper's FLOPs."""
         size = image_size or self.image_size
         if self.stem == "imagenet":
             size = _half(size)
@@ -76,13 +76,13 @@ class Architecture:
 
     @property
     def data_set(self) -> str:
-        """What the authors trained such a network on: "imagenet", "cifar10" or "cifar100"."""
+        """The data set that the authors trained such a network on: "imagenet", "cifar10" or "cifar100"."""
         return data_set(self.stem, self.num_classes)
 
     def build(self, *, features_only: bool = False, **options: Any) -> ResNeXt:
-        """A new model with the official initialisation.
+        """A new model with the official initialisation: a `ResNeXtFeatures` if `features_only`, else a `ResNeXt`.
 
-        `features_only` makes it a `ResNeXtFeatures`; `options` are further arguments of either, `form` for one.
+        `options` are the arguments of these classes that are no fields of an architecture, such as `form`.
         """
         shape = {field.name: getattr(self, field.name) for field in fields(self)}
         if features_only:
@@ -97,9 +97,9 @@ class Architecture:
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
-        """The architecture that a state_dict of these names and shapes belongs to, read off a few of them.
+        """The architecture of a state_dict with these names and shapes, read off a few of them.
 
-        Raises ValueError where those few are not there. Whether all the rest fits is for `check_shapes` to say.
+        Raises ValueError where one of these is missing. `check_shapes` tells whether the others fit.
         """
         try:
             stem, middle, head = shapes["conv1.weight"], shapes["layer1.0.conv2.weight"], shapes["fc.weight"]
@@ -118,7 +118,7 @@ class Architecture:
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], name: str) -> None:
-    """Raise ValueError with every difference between the names and shapes of a state_dict and those expected."""
+    """Raise ValueError with the differences between the names and shapes of a state_dict and those expected."""
     missing = [key for key in expected if key not in shapes]
     left_over = [key for key in shapes if key not in expected]
     wrong = [f"{k} is {tuple(shapes[k])}, expected {s}" for k, s in expected.items() if k in shapes and shapes[k] != s]
@@ -132,7 +132,7 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, t
 
 
 def _half(size: int) -> int:
-    return (size + 1) // 2  # as a stride of 2 with the padding of "same" leaves it
+    return (size + 1) // 2  # the size after a padded convolution of stride 2
 
 
 def _blocks(stage: int, names: Container[str]) -> int:

@@ -1,4 +1,4 @@
-"""What a network's outputs stand for: the names of the classes and ImageNet's WordNet ids, in the outputs' order."""
+"""What the outputs of a network stand for: names of classes and ImageNet's WordNet ids, in the order of the outputs."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def wordnet_ids() -> tuple[str, ...]:
 
 @functools.cache
 def class_names(data_set: str) -> tuple[str, ...]:
-    """The names of the classes of "imagenet", "cifar10" or "cifar100", each of them once, in the order of the outputs.
+    """The names of the classes of "imagenet", "cifar10" or "cifar100", all different, in the order of the outputs.
 
-    ImageNet: the first of the WordNet synonyms, as in torchvision; the source stands in `imagenet_classes.tsv`.
+    ImageNet: the first of the WordNet synonyms, as in torchvision; `imagenet_classes.tsv` says where they come from.
     CIFAR-100: the fine labels. Raises ValueError for any other data set.
     """
     if data_set == "imagenet":
@@ -46,16 +46,16 @@ def class_names(data_set: str) -> tuple[str, ...]:
 
 
 def output_names(data_set: str, num_classes: int) -> tuple[str, ...]:
-    """A name for each output of a network: those of `data_set` if it has so many classes, else "class 0", "class 1", …
+    """A name for each output of a network: those of `data_set` if the numbers agree, else "class 0", "class 1", …
 
-    A network that was trained further on other classes keeps the preprocessing of its data set, not the names.
+    A network that was fine-tuned on other classes keeps the preprocessing of its data set, but not the names.
     """
     names = class_names(data_set)
     return names if len(names) == num_classes else tuple(f"class {index}" for index in range(num_classes))
 
 
 def output_ids(data_set: str, num_classes: int) -> tuple[str | None, ...]:
-    """The WordNet id of each output of a network: None where its classes are not ImageNet's."""
+    """The WordNet id of each output of a network; None where the classes are not ImageNet's."""
     known = data_set == "imagenet" and num_classes == len(wordnet_ids())
     return wordnet_ids() if known else (None,) * num_classes
 

@@ -12,24 +12,24 @@ from resnext.model import ResNeXt
 
 
 def class_activation_map(model: ResNeXt, images: Tensor, classes: int | Sequence[int] | Tensor | None = None) -> Tensor:
-    """How much each place in an image adds to the logit of a class. In logits; positive speaks for the class.
+    """How much each place in an image adds to the logit of a class: in logits, positive where it speaks for the class.
 
-    Exact, because average pooling and the classifier are linear: the mean of a map over h and w, plus the class's bias
-    (`model.fc.bias`), is the logit. Place (i, j) of a map stands for that part of the image when it is divided into h
-    by w equal ones (7 by 7 at 224 px), though what the network has seen there reaches further.
+    This is exact, because average pooling and the classifier are linear: the mean of a map over h and w, plus the bias
+    of the class (`model.fc.bias`), is the logit. Place (i, j) of a map stands for one part of the image, divided into h
+    by w equal parts (7 by 7 at 224 px), although the network sees more than that part there.
 
-    Computed in evaluation mode, whatever mode the model is in and stays in, and without gradients.
+    Computed in evaluation mode and without gradients; the model stays in its mode.
 
     Args:
         model: a network with average pooling and a classifier.
         images: (N, in_channels, H, W), preprocessed.
-        classes: of which the maps are: None, each image's most probable class; a number, the same class for all; (N,),
-            one for each image; (N, k), several for each image.
+        classes: the classes to map. None: the most probable class of each image; a number: the same class for all;
+            (N,): one for each image; (N, k): several for each image.
 
     Returns:
         (N, h, w); (N, k, h, w) for several classes of each image.
 
-    Raises ValueError for a model that the sum does not hold for, and for classes that it does not have.
+    Raises ValueError for a model whose logits are not such a sum, and for classes that it does not have.
     """
     with _evaluation(model), torch.no_grad():
         features = model.forward_features(images)
@@ -40,7 +40,7 @@ def class_activation_map(model: ResNeXt, images: Tensor, classes: int | Sequence
 
 
 def map_features(model: ResNeXt, features: Tensor, classes: int | Sequence[int] | Tensor) -> Tensor:
-    """The maps as `class_activation_map` gives them, of features (N, C, h, w) that are computed already."""
+    """The maps of `class_activation_map`, from features (N, C, h, w) that have been computed."""
     _check_linear(model)
     count, outputs = len(features), model.fc.out_features
     chosen = torch.as_tensor(classes, device=features.device)
@@ -61,7 +61,7 @@ def _check_linear(model: ResNeXt) -> None:
     """Raise ValueError unless the logits are linear in the features, which is what makes the maps exact."""
     if model.global_pool != "avg":
         raise ValueError(
-            f"a class activation map is exact for global average pooling alone; this network has "
+            f"a class activation map is exact only for global average pooling; this network has "
             f"global_pool={model.global_pool!r}, expected 'avg'"
         )
     if not isinstance(model.fc, nn.Linear):
@@ -70,7 +70,7 @@ def _check_linear(model: ResNeXt) -> None:
 
 @contextmanager
 def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module is back in the mode that it was in, frozen ones too."""
+    """Evaluation mode; afterwards each module is back in its own mode, frozen ones too."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

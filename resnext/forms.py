@@ -35,7 +35,7 @@ _ON_PATHS: dict[str, tuple[str, ...]] = {
 
 
 def find_form(names: Iterable[str]) -> str:
-    """Form A, B or C, by the names of a state_dict; C where there is no bottleneck at all."""
+    """Form A, B or C, by the names of a state_dict; C where no name has a path in it."""
     paths = [match for name in names if (match := _PATH.fullmatch(name))]
     if not paths:
         return "C"
@@ -45,8 +45,8 @@ def find_form(names: Iterable[str]) -> str:
 def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, target: str) -> dict[str, Tensor]:
     """The weights of a network of form `source` for the same network of form `target`, in the order of its state_dict.
 
-    Nothing is computed: C to A to B to C gives the very same bytes. Tensors that change are new and contiguous; those
-    that do not, like the stem's and the classifier's, are those of `state_dict`.
+    Nothing is computed: C to A to B to C gives the very same bytes. Tensors that are sliced or joined are new and
+    contiguous; the others, like those of the stem and the classifier, are those of `state_dict` themselves.
 
     Raises ValueError for an unknown form, for weights that are not those of a ResNeXt of form `source`, and for weights
     whose bn1 or bn2 have no running statistics, because other normalisations make other functions of the forms.
@@ -56,7 +56,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, target: st
             raise ValueError(f"unknown form {form!r}; expected one of {', '.join(FORMS)}")
     prefixes = {name[: match.start()] for name in state_dict if (match := _ANYWHERE.search(name)) and match.start()}
     if prefixes:
-        raise ValueError(f"expected names like layer1.0.bn3.weight, got {min(prefixes)!r} ahead of them; cut it off")
+        raise ValueError(f"expected names like layer1.0.bn3.weight, got {min(prefixes)!r} before them; remove it")
     if not any(_BLOCK.match(name) for name in state_dict):
         raise ValueError("expected the weights of a ResNeXt, got no bottleneck (layer1.0)")
     found = find_form(state_dict)
@@ -70,7 +70,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, target: st
 
 
 def _join(state_dict: Mapping[str, Tensor], form: str) -> dict[str, Tensor]:
-    """Any form to form C. Raises ValueError where the bottlenecks are not of that form."""
+    """From any form to form C. Raises ValueError where the bottlenecks are not of that form."""
     parts: dict[str, dict[int, Tensor]] = {}
     for name, value in state_dict.items():
         if match := _PATH.fullmatch(name):
@@ -120,12 +120,12 @@ def _join_tensors(block: str, name: str, tensors: list[Tensor]) -> Tensor:
     if tensors[0].dim() > 0:
         return torch.cat(tensors, 1 if name.startswith("conv3.") else 0)
     if any(not torch.equal(tensor, tensors[0]) for tensor in tensors):
-        raise ValueError(f"{block}.{name}: the paths have different values, form C has one for all of them")
+        raise ValueError(f"{block}.{name}: the paths have different values; form C has one value for all of them")
     return tensors[0].clone()  # num_batches_tracked
 
 
 def _split(state_dict: dict[str, Tensor], form: str) -> dict[str, Tensor]:
-    """Form C to another."""
+    """From form C to another."""
     if form == "C":
         return state_dict
     branches: dict[str, dict[str, Tensor]] = {}

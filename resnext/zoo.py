@@ -38,15 +38,15 @@ ARCHITECTURES = {architecture.name: architecture for architecture in _FAMILY}
 
 
 def list_models() -> list[str]:
-    """Names that `create` takes, e.g. `resnext50_32x4d_typeC`: every network in the three forms."""
+    """The names of all networks, e.g. `resnext50_32x4d_typeC`: each network in the three forms."""
     return [f"{name}_type{form}" for name in ARCHITECTURES for form in FORMS]
 
 
 def parse_name(name: str) -> tuple[str, str | None]:
-    """`resnext50_32x4d_typeC` to (`resnext50_32x4d`, `C`); the form may be absent.
+    """`resnext50_32x4d_typeC` to (`resnext50_32x4d`, `C`); a name without a form gives None for it.
 
-    Any depth, cardinality and width may be named, not those of `list_models` alone. Raises ValueError with the nearest
-    known names for anything that is not such a name.
+    Any depth, cardinality and width are taken, not only those of `list_models`. Raises ValueError, with the nearest
+    known names, for anything that is not such a name.
     """
     match = _NAME.fullmatch(name)
     if match is None or match[5] not in (None, *FORMS):
@@ -59,13 +59,25 @@ def parse_name(name: str) -> tuple[str, str | None]:
 def get_architecture(name: str) -> Architecture:
     """The architecture of a name of `list_models`, with or without its form.
 
-    Raises ValueError that names what is available.
+    Raises ValueError, which lists the names, for any other.
     """
     base, _ = parse_name(name)
     if base not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {name!r}; available: {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[base]
 
+
+# Arguments of `create` and `from_checkpoint` that are handed to the network, and their defaults.
+_DEFAULTS = {
+    "features_only": False,
+    "out_indices": None,
+    "replace_stride_with_dilation": None,
+    "norm_layer": None,
+    "zero_init_residual": False,
+    "drop_rate": 0.0,
+    "drop_path_rate": 0.0,
+    "global_pool": None,
+}
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -217,19 +229,6 @@ def from_checkpoint(
     return load(path, build=_builder(form, given), num_classes=num_classes, in_channels=in_channels, progress=progress)
 
 
-# The options of a network that fix no shape of the whole network's weights, and what they are by default.
-_DEFAULTS = {
-    "features_only": False,
-    "out_indices": None,
-    "replace_stride_with_dilation": None,
-    "norm_layer": None,
-    "zero_init_residual": False,
-    "drop_rate": 0.0,
-    "drop_path_rate": 0.0,
-    "global_pool": None,
-}
-
-
 def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The options that are not at their defaults."""
 
@@ -270,7 +269,7 @@ def _check_together(given: Mapping[str, Any], num_classes: int | None, pretraine
 
 
 def _builder(form: str, options: Mapping[str, Any]) -> Callable[[Architecture], ResNeXt] | None:
-    """How `load` makes the network: without weights, or in full where the layers are not our own."""
+    """How `load` makes the network: on the meta device, or in full where the layers are not our own."""
     if form == "C" and not options:
         return None
     return functools.partial(

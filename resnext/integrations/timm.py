@@ -1,10 +1,10 @@
-"""Registers every network of `resnext.list_models()` with timm, in lower case as its habit is; importing this does it.
+"""Importing this registers every network of `resnext.list_models()` with timm, in lower case as timm has it.
 
     timm.create_model("resnext50_32x4d_typec", pretrained=True, num_classes=10)
 
-Networks are built and loaded by `resnext.create`, and take its options under timm's names. As in timm, another number
-of classes than that of the weights makes a new classifier, and needs no warning. `features_only=True` gives timm's own
-wrapper. timm resizes with its own bicubic filter, so figures differ slightly from those under `resnext.preprocess`.
+Networks are built and loaded by `resnext.create`, and take its options under timm's names. As in timm, a number of
+classes other than that of the weights makes a new classifier without a warning. `features_only=True` gives timm's own
+wrapper. timm resizes with its own bicubic filter, so figures differ slightly from those with `resnext.preprocess`.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ _INPUT: dict[str, dict[str, Any]] = {
     "imagenet": {"input_size": (3, 224, 224), "pool_size": (7, 7), "crop_pct": 224 / 256},
     "cifar10": {"input_size": (3, 32, 32), "pool_size": (8, 8), "crop_pct": 1.0},
 }
-# output stride to `replace_stride_with_dilation`
+# by output stride: `replace_stride_with_dilation`
 _DILATE = {32: None, 16: (False, False, True), 8: (False, True, True)}
-# what of a configuration tells where weights come from
-_SOURCE = ("source", "state_dict", "file", "url", "hf_hub_id", "hf_hub_filename")
+# the fields of a configuration that tell where weights come from
+_ORIGIN = ("source", "state_dict", "file", "url", "hf_hub_id", "hf_hub_filename")
 
 __all__: list[str] = []  # timm adds the names
 default_cfgs: dict[str, Any] = {}  # and looks here for their configurations
 
 
 def register(name: str) -> None:
-    """Make a name of `resnext.list_models()` known to timm, in lower case.
+    """Make a name of `resnext.list_models()` known to timm, in lower case. Registering it again replaces it.
 
-    Raises RuntimeError if timm has something else under that name; registering again replaces our own.
+    Raises RuntimeError if timm has another network under that name.
     """
     key = name.lower()
     if timm.models.is_model(key) and timm.models.model_entrypoint(key).__module__ != __name__:
         raise RuntimeError(f"timm has another network called {key}, of {timm.models.model_entrypoint(key).__module__}")
     default_cfgs.update(timm.models.generate_default_cfgs({key: _configuration(name)}))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # timm's, that our own is replaced
+        warnings.simplefilter("ignore")  # timm warns where a name is registered again
         globals()[key] = timm.models.register_model(_make_entry(name))
 
 
@@ -92,8 +92,8 @@ def _make_entry(name: str) -> Callable[..., nn.Module]:
     ) -> nn.Module:
         cfg = timm.models.resolve_pretrained_cfg(key, pretrained_cfg, pretrained_cfg_overlay)
         registered = timm.models.get_pretrained_cfg(key)
-        # scripts hand the registered configuration back; another source is what timm loads itself
-        ours = pretrained and all(getattr(cfg, part) == getattr(registered, part) for part in _SOURCE)
+        # scripts hand the registered configuration back; weights of any other origin are loaded by timm
+        ours = bool(pretrained) and all(getattr(cfg, field) == getattr(registered, field) for field in _ORIGIN)
         if ours and cache_dir is not None:
             raise ValueError(
                 f"cache_dir={str(cache_dir)!r} and the authors' weights cannot be combined: they are kept in "
@@ -126,7 +126,7 @@ def _build(
     dtype: torch.dtype | None = None,
     **options: Any,
 ) -> resnext.ResNeXt:
-    """The network with timm's options, and with the attributes that timm looks for."""
+    """The network, from timm's options, with the attributes that timm looks for."""
     if output_stride != 32:
         if output_stride not in _DILATE or get_architecture(name).stem != "imagenet":
             expected = "8, 16 or 32, on networks for ImageNet"
@@ -136,7 +136,7 @@ def _build(
         options["replace_stride_with_dilation"] = _DILATE[output_stride]
     if "in_channels" in options:
         raise TypeError("timm's name for in_channels is in_chans")
-    # another classifier than that of the weights is put in after, which is done without a warning
+    # `create` would warn of a classifier that does not fit the weights, so it is replaced afterwards
     classes = None if pretrained and num_classes else num_classes
     model: Any = resnext.create(name, pretrained=pretrained, num_classes=classes, in_channels=in_chans, **options)
     if num_classes and num_classes != model.num_classes:

@@ -1,12 +1,12 @@
-"""Registers every network of `resnext.list_models()` with torchvision, in its habits; importing this does it.
+"""Importing this registers every network of `resnext.list_models()` with torchvision, in torchvision's ways.
 
     torchvision.models.get_model("resnext50_32x4d_typeC", weights="DEFAULT")
 
-- In torchvision's registry the names are lower-case, as it asks for them. `torchvision.models` and
-  `torchvision.models.resnet`, where its FPN helper looks, have the builders in lower case and as `resnext` spells them.
+- In torchvision's registry the names are in lower case. `torchvision.models` and `torchvision.models.resnet`, where its
+  FPN helper looks, have the builders both in lower case and as `resnext` spells them.
 - `torchvision.models.ResNeXt50_32X4D_TypeC_Weights.IMAGENET1K_V1` are the authors' weights for form C, and so on; where
   none were published, the enum is empty.
-- `weights=` and another number of classes than theirs cannot be combined, as in torchvision's own builders.
+- `weights=` cannot be combined with another number of classes, as in torchvision's own builders.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ except ImportError as error:
 def transforms(*, antialias: bool = True) -> nn.Module:
     """The authors' preprocessing for ImageNet: a PIL image or a uint8 tensor (3, H, W) -> (3, 224, 224).
 
-    torchvision's scripts set `antialias`; the authors' resize is what it is under either value.
+    torchvision's scripts set `antialias`, which changes nothing here.
     """
     from resnext.preprocess import get_preprocess
 
@@ -43,25 +43,25 @@ def transforms(*, antialias: bool = True) -> nn.Module:
 
 
 class ResNeXtWeights(WeightsEnum):
-    """The authors' weights of a network, as torchvision has its own; `meta` says where the figures come from."""
+    """The authors' weights of a network in torchvision's way; `meta` says where the figures come from."""
 
     def get_state_dict(self, *, progress: bool = True, check_hash: bool = True) -> dict[str, Tensor]:
         """The state_dict in the form of the network: from the cache, else downloaded, as `pretrained=True` does it.
 
         Args:
             progress: show a progress bar where something is downloaded.
-            check_hash: torchvision asks for it; downloads are checked against their full SHA-256 under either value.
+            check_hash: torchvision passes it; downloads are always checked against their full SHA-256.
 
-        Raises WeightsError that lists what was tried.
+        Raises WeightsError, which lists what was tried.
         """
         state_dict = read_state_dict(resolve_pretrained(self.meta["architecture"], progress=progress), published=True)
         return convert_state_dict(state_dict, find_form(state_dict), self.meta["form"])
 
 
 def register(name: str) -> None:
-    """Make a name of `resnext.list_models()` known to torchvision.
+    """Make a name of `resnext.list_models()` known to torchvision. Registering it again replaces it.
 
-    Raises RuntimeError if torchvision has something else under that name; registering again replaces our own.
+    Raises RuntimeError if torchvision has another network under that name.
     """
     key = name.lower()
     if key in BUILTIN_MODELS and BUILTIN_MODELS[key].__module__ != __name__:
@@ -90,7 +90,7 @@ def _make_weights(name: str) -> type[ResNeXtWeights]:
                 "form": form,
                 "num_params": record.parameters,
                 "min_size": (32, 32),
-                # ImageNet's classes in the order of their WordNet ids, here as there
+                # ImageNet's classes in the order of their WordNet ids, as ours
                 "categories": torchvision.models.ResNet50_Weights.DEFAULT.meta["categories"],
                 "recipe": "https://github.com/facebookresearch/ResNeXt",
                 "license": record.license,
@@ -111,7 +111,7 @@ def _make_builder(name: str, weights_enum: type[ResNeXtWeights]) -> Callable[...
     def builder(*, weights: Any = None, progress: bool = True, **options: Any) -> resnext.ResNeXt:
         if weights is None:
             return resnext.create(name, progress=progress, **options)
-        get_record(architecture)  # says which networks have weights where this one has none
+        get_record(architecture)  # raises, and says which networks have weights, where this one has none
         if isinstance(weights, str) and weights.rpartition(".")[2] not in weights_enum.__members__:
             raise ValueError(
                 f"unknown weights {weights!r}; expected one of {', '.join(weights_enum.__members__)} "
@@ -129,7 +129,7 @@ def _make_builder(name: str, weights_enum: type[ResNeXtWeights]) -> Callable[...
         return resnext.create(name, pretrained=True, progress=progress, **options)
 
     builder.__name__ = builder.__qualname__ = name.lower()
-    builder.__annotations__["weights"] = weights_enum | None  # from which torchvision tells the enum
+    builder.__annotations__["weights"] = weights_enum | None  # where torchvision finds the enum
     builder.__doc__ = f"""{name}: {architecture} in form {form} of figure 3 (Xie et al., arXiv 1611.05431).
 
         Args:
@@ -139,7 +139,7 @@ def _make_builder(name: str, weights_enum: type[ResNeXtWeights]) -> Callable[...
 
         Raises:
             ValueError: options that cannot be combined.
-            resnext.WeightsError: weights that cannot be had.
+            resnext.WeightsError: weights that are not available.
         """
     return builder
 

@@ -233,7 +233,7 @@ def test_what_cannot_be_rewritten_is_refused():
         (changed(c, layer1__0__conv2__weight=None), "C", "A", "missing: layer1.0.conv2.weight, for form C"),
         (changed(c, layer1__0__conv2__weight=torch.zeros(7, 2, 3, 3)), "C", "B", r"got \(7, 2, 3, 3\)"),
         (changed(c, layer1__0__conv1__weight=torch.zeros(7, 64, 1, 1)), "C", "B", "cannot be cut into 4 paths"),
-        ({f"module.{name}": value for name, value in a.items()}, "A", "C", "got 'module.' ahead of them; cut it off"),
+        ({f"module.{name}": value for name, value in a.items()}, "A", "C", "got 'module.' before them; remove it"),
         ({"fc.weight": torch.zeros(2, 2)}, "C", "A", "expected the weights of a ResNeXt, got no bottleneck"),
         ({**a, **c}, "A", "C", "left over: layer1.0.conv1.weight, which form A has on its paths"),
         ({name: value for name, value in a.items() if "1.0.paths.3" not in name}, "A", "C",
