@@ -8,7 +8,6 @@ Exit status: 0 done, 2 the file cannot be read.
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,8 +100,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _print_tree(path: Path) -> int:
     root, notes = load_with_notes(path)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack some letters of a key
-        sys.stdout.reconfigure(errors="backslashreplace")
     for line in lines(root):
         print(line)
     for note in notes:

@@ -56,17 +56,17 @@ class T7Error(ValueError):
 
 
 class MissingFieldError(T7Error, KeyError):
-    """A look-up of a key or field that the object does not have."""
+    """A key or field was asked for that the object does not have."""
 
     __str__ = ValueError.__str__  # KeyError would show the repr of the message
 
 
 class Role(str):
-    """Where an object lies that is no field: a tensor's storage, a function's upvalues, a table key."""
+    """A place in an object that is not a field: a tensor's storage, a function's upvalues, a table key."""
 
 
 def format_key(key: object) -> str:
-    """A table key as it stands in an object path: `.name`, `[3]`, `[true]`, `["a b"]`."""
+    """A table key as it is shown in an object path: `.name`, `[3]`, `[true]`, `["a b"]`."""
     if isinstance(key, Role):
         return f".<{key}>"
     if isinstance(key, str):
@@ -82,7 +82,7 @@ def format_key(key: object) -> str:
 
 
 def join_path(keys: list[object]) -> str:
-    """The object path of the keys from the root on, shortened where it would fill a screen."""
+    """The object path made of the keys from the root on, shortened if it would fill a screen."""
     path = "".join(map(format_key, keys)).removeprefix(".")
     return path if len(path) <= 400 else f"{path[:200]} ... {path[-200:]}"
 
@@ -93,7 +93,7 @@ class Source:
 
     Attributes:
         path: as it was given to `load`.
-        absolute: the same from any working directory.
+        absolute: the path that is right from any working directory.
         identity: size, time of modification and inode when it was loaded.
         notes: what was left out of the result, for people to read.
         viewed: bytes of all tensors in the file, each by itself.
@@ -302,7 +302,7 @@ class Table(_Fields):
 
 
 class TorchObject(_Fields):
-    """An object of a Torch7 class: `class_name`, `version`, and a mapping of its fields (also as `fields`).
+    """An object of a Torch7 class: a mapping of its fields, with `class_name` and `version`.
 
     `preamble` is what a class writes ahead of its fields: the list of GPUs of an nn.DataParallelTable, else None.
     """
@@ -312,10 +312,6 @@ class TorchObject(_Fields):
     def __init__(self, source: Source, parent: Node | None, key: object, class_name: str, version: int) -> None:
         super().__init__(source, parent, key)
         self.class_name, self.version, self.preamble = class_name, version, None
-
-    @property
-    def fields(self) -> Mapping[Any, Any]:
-        return self
 
     def __repr__(self) -> str:
         return f"<{self.class_name} at {self.path or 'the root'}>"
@@ -359,14 +355,10 @@ class Storage(Node):
     def shape(self) -> tuple[int, ...]:
         return (self.count,)
 
-    @property
-    def nbytes(self) -> int:
-        return self.count * self.dtype.itemsize
-
     def read(self, start: int, count: int) -> np.ndarray:
         """A new array of `count` values from `start`: aligned, native byte order, the caller's own.
 
-        Raises T7Error if the file has changed, or if there is not the memory for the values.
+        Raises T7Error if the file has changed, or if the values do not fit in memory.
         """
         try:
             return self.layout.read(self, start, count)
@@ -389,7 +381,7 @@ class Storage(Node):
 
 
 class Tensor(Node):
-    """A tensor: a strided view of a storage. `shape`, `dtype`, `strides` and `offset` (in elements, offset from 0)."""
+    """A tensor: a strided view of a storage. `strides` and `offset` count elements; the offset counts from 0."""
 
     __slots__ = ("class_name", "offset", "shape", "storage", "strides")
 
@@ -431,7 +423,10 @@ class Tensor(Node):
         return self._view(storage.numpy(), 0)
 
     def copy(self) -> np.ndarray:
-        """The values in a new C-contiguous array that shares with nothing; reads no more of the file than it covers."""
+        """The values in a C-contiguous array of their own. Reads only the part of the file that the tensor covers.
+
+        Raises as `numpy` does.
+        """
         storage = self._storage_to_read()
         if storage is None:
             return np.empty(self.shape, self.dtype)
@@ -455,7 +450,7 @@ class Tensor(Node):
         return self.storage
 
     def _view(self, base: np.ndarray, start: int) -> np.ndarray:
-        # the stride of a dimension of size 1 means nothing and may be any number
+        # the stride of a dimension of size 1 has no meaning and may be any number
         strides = tuple(
             stride * base.itemsize if size > 1 else 0 for size, stride in zip(self.shape, self.strides, strict=True)
         )

@@ -3,9 +3,10 @@
     root = load("model.t7")
     root["modules"][1]["weight"].numpy()
 
-What a value becomes: nil None, boolean bool, number int where it is whole else float, string str (UTF-8 with
-surrogateescape, since Lua strings are bytes), table `Table`, object `TorchObject`, tensor `Tensor`, storage `Storage`,
-function `LuaFunction`. What the file shares is shared; cycles are kept. Values of tensors are read when asked for.
+nil becomes None, a boolean bool, a number int if it is whole and float if not, a string str (UTF-8 with
+surrogateescape, since Lua strings are bytes), a table `Table`, an object `TorchObject`, a tensor `Tensor`, a storage
+`Storage`, a function `LuaFunction`. What the file shares is shared; cycles are kept. The values of tensors are read
+when they are asked for.
 
 Every bad input gives `T7Error`. The format is that of torch7's File.lua and of the `write` functions in its C code.
 """
@@ -39,8 +40,8 @@ from .objects import (
 from .stream import AsciiPrimitives, BinaryPrimitives, detect_encoding
 
 MAX_DEPTH = 200  # nested objects; ResNeXt-50 needs 22, and each level takes three or four of Python's 1,000 frames
-# A damaged or hostile file could hold nothing but tiny values: bounded, so that memory and time are. Resnets of 1,000
-# layers stay below a fifth of each.
+# A damaged or hostile file may consist of tiny values only; these limits bound the memory and the time that it takes.
+# ResNets of 1,000 layers stay below a fifth of each.
 MAX_VALUES = 1_000_000
 MAX_OBJECTS = 250_000
 MAX_STRING_BYTES = 16 * 2**20
@@ -100,7 +101,7 @@ def _read(file: BinaryIO, source: Source) -> Any:
             if not reader.read_longs:
                 break
         else:
-            # Only one of the two fits a tensor. A storage alone may also be one of 8-byte longs that lacks 4 bytes.
+            # Only one of the two fits a tensor. Without tensors it may also be a file of 8-byte longs that lacks 4 bytes.
             if long_size == 8 or reader.tensors:
                 return root
     raise max(failures, key=lambda failure: failure[0])[1]  # of the reading that got further

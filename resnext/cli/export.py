@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from resnext.cli.command_line import CommandError, Parser, add_model_options, find_checkpoint, table
+from resnext.cli.command_line import CommandError, Parser, add_checkpoint_options, find_checkpoint, table
 from resnext.export.formats import FORMATS, OPSET
 from resnext.export.job import Options, Report, export
 from resnext.inference.optimize import PRECISIONS
@@ -17,7 +17,7 @@ from resnext.inference.optimize import PRECISIONS
 def add_command(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add `export` to the commands of `python -m resnext`."""
     parser = commands.add_parser("export", help="a network as a file for another runtime, checked there")
-    add_model_options(parser)
+    add_checkpoint_options(parser)
     parser.add_argument("--format", required=True, choices=FORMATS, help="what to write")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to; pt2 and aoti: ….pt2")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32; onnx has no bf16")

@@ -198,7 +198,7 @@ def test_objects_with_and_without_a_version(w, tmp_path):
         root = read(tmp_path, data)
         assert isinstance(root, TorchObject)
         assert (root.class_name, root.version, root.preamble) == ("nn.Linear", version, None)
-        assert dict(root) == dict(root.fields) == {"train": True}
+        assert dict(root) == {"train": True}
     assert read(tmp_path, w.torch(1, "a.b.C_2", w.table(2), version="V 123456")).version == 123456
 
 
