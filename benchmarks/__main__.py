@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.measure import Result, machine
-from resnext.cli.command_line import CommandError, Parser, run
+from resnext.cli.command_line import CommandError, Parser, run, whole_number
 from resnext.weights.atomic import replacing
 
 SUBJECTS = ("load", "conversion", "preprocess", "inference", "size")
@@ -42,7 +42,9 @@ def main(
 
 def _parser() -> Parser:
     common = Parser(add_help=False)
-    common.add_argument("--runs", type=_count, default=9, metavar="N", help="runs of each contender; default: 9")
+    common.add_argument(
+        "--runs", type=whole_number(1), default=9, metavar="N", help="runs of each contender; default: 9"
+    )
     common.add_argument("--json", type=Path, metavar="OUT", help="write raw values, medians and quartiles")
     common.add_argument("--plot", type=Path, metavar="FOLDER", help="draw a chart for each subject; needs matplotlib")
     common.set_defaults(file=None, batch=[1, 16], precision=["fp32", "bf16"])
@@ -52,15 +54,9 @@ def _parser() -> Parser:
     commands["load"].add_argument("file", nargs="?", type=Path, help=".pth; default: made with random weights")
     commands["conversion"].add_argument("file", nargs="?", type=Path, help=".t7; default: the sample that comes along")
     commands["draw"].add_argument("file", type=Path, help="what --json wrote")
-    commands["inference"].add_argument("--batch", type=_count, nargs="+", metavar="N", help="default: 1 16")
+    commands["inference"].add_argument("--batch", type=whole_number(1), nargs="+", metavar="N", help="default: 1 16")
     commands["inference"].add_argument("--precision", nargs="+", choices=("fp32", "bf16"), help="default: both")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 1 up, got {text}")
-    return int(text)
 
 
 def _run(options: argparse.Namespace, measure: Callable[[str, argparse.Namespace], Sequence[Result]]) -> int:

@@ -25,6 +25,7 @@ from torch import Tensor
 from resnext.evaluation import DataError
 from resnext.evaluation.counts import Counts, PartialCounts
 from resnext.evaluation.data import Batch, Data, Transform, load
+from resnext.inference.processor import check_low_precision
 from resnext.model import ResNeXt
 from resnext.weights.files import first_line
 from resnext.weights.progress import progress_bar
@@ -231,8 +232,10 @@ def count_shards(
     """The counts of every shard, as soon as its last batch is done. The model is moved to `device`.
 
     `precision` "fp32" is that and no less on every GPU (no TF32); "bf16" is torch's autocast: convolutions and the
-    classifier in bfloat16, weights and statistics as they are.
+    classifier in bfloat16, weights and statistics as they are. Raises ProcessorError where that would kill the process.
     """
+    if precision == "bf16" and device.type == "cpu":
+        check_low_precision()
     model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     unfinished: dict[int, Counts] = {}
     for batch in batches:

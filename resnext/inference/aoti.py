@@ -17,7 +17,7 @@ from torch import Tensor
 from resnext.inference.backends import find_compiler
 from resnext.inference.private_torch import compile_package, open_package
 from resnext.inference.processor import describe
-from resnext.weights.atomic import replacing
+from resnext.weights.atomic import replacing_all
 from resnext.weights.cache import cache_dir, locked, read_digest
 from resnext.weights.download import sha256_of
 from resnext.weights.files import first_line
@@ -109,7 +109,6 @@ def save(
     if not _is_whole(package):
         with locked(name):
             if not _is_whole(package):  # another process may have been faster
-                package.parent.mkdir(parents=True, exist_ok=True)
                 _compile(program, package, compiler)
     shutil.copyfile(package, path)
     with zipfile.ZipFile(path, "a") as archive:
@@ -154,11 +153,11 @@ def _is_whole(package: Path) -> bool:
 def _compile(program: torch.export.ExportedProgram, package: Path, compiler: Compiler) -> None:
     print("compiling for this processor, which takes about half a minute; the cache keeps it", file=sys.stderr)
     try:
-        with replacing(package, ".pt2") as temporary:
-            compiler(program, temporary)
-            _digest_file(package).unlink(missing_ok=True)  # of what lay there
+        with replacing_all(package.parent) as folder:
+            written = folder / package.name
+            compiler(program, written)
+            digest = f"{sha256_of(written)}  {package.name}\n"  # the form of sha256sum
+            _digest_file(written).write_text(digest, encoding="utf-8")
     except RuntimeError as error:
         advice = "" if find_compiler() else "; it needs a C++ compiler: install g++ or clang++, or name one in CXX"
         raise CompilerError(f"AOTInductor failed ({first_line(error)}){advice}") from None
-    with replacing(_digest_file(package)) as temporary:
-        temporary.write_text(f"{sha256_of(package)}  {package.name}\n", encoding="utf-8")  # the form of sha256sum

@@ -72,8 +72,8 @@ def never(subject, options):
         (["draw", "list.json"], "draw needs --plot FOLDER"),
         (["speed"], "invalid choice: 'speed'"),
         ([], "arguments are required: subject"),
-        (["load", "--runs", "0"], "argument --runs: expected a number from 1 up, got 0"),
-        (["inference", "--batch", "0"], "argument --batch: expected a number from 1 up, got 0"),
+        (["load", "--runs", "0"], "argument --runs: expected a whole number from 1 up, got 0"),
+        (["inference", "--batch", "0"], "argument --batch: expected a whole number from 1 up, got 0"),
         (["inference", "--precision", "fp16"], "argument --precision: invalid choice: 'fp16'"),
     ],
 )

@@ -93,22 +93,6 @@ def test_a_damaged_package_is_compiled_again(saved, program, tmp_path, capfd):
     assert "half a minute" in capfd.readouterr().err
 
 
-def test_a_package_that_is_replaced_takes_its_digest_along(saved, program, tmp_path):
-    """Killed between the two, there must not be an old digest beside a new package."""
-    (package,) = saved.glob("*.pt2")
-    package.write_bytes(b"damaged")
-    digest = package.with_name(f"{package.name}.sha256")
-
-    def write_and_make_the_digest_fail(program, path):
-        write(program, path)
-        digest.unlink()
-        (digest / "folder").mkdir(parents=True)
-
-    with pytest.raises(OSError, match=digest.name):
-        aoti.save(program, tmp_path / "b.pt2", METADATA, write_and_make_the_digest_fail)
-    assert digest.is_dir()
-
-
 def test_of_several_one_compiles(hub, program, tmp_path):
     calls, begun = [], threading.Barrier(4)
 
@@ -140,7 +124,7 @@ def test_a_compiler_that_fails(hub, program, tmp_path, monkeypatch, said, shown,
     assert str(caught.value).startswith(f"AOTInductor failed ({shown})")
     assert ("CXX" in str(caught.value)) == (not compiler)
     assert not list(tmp_path.glob("*.pt2"))
-    assert not list((hub / "compiled").iterdir())
+    assert not (hub / "compiled").exists()
 
 
 def test_no_package(tmp_path):

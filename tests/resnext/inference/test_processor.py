@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from resnext.evaluation.run import count_shards
 from resnext.export import export
 from resnext.inference import processor
 from resnext.inference.optimize import optimize
@@ -50,7 +51,7 @@ def test_a_machine_that_dies(amx, folder):
     assert len(list(folder.iterdir())) == 1
 
 
-def test_neither_optimize_nor_export_dies_there(amx, model, tmp_path):
+def test_nothing_of_ours_dies_there(amx, model, tmp_path):
     with pytest.raises(ProcessorError):
         check_low_precision(ILL)  # which is known from here on
     with pytest.raises(ProcessorError, match="killed by SIGILL"):
@@ -59,6 +60,8 @@ def test_neither_optimize_nor_export_dies_there(amx, model, tmp_path):
         with pytest.raises(ProcessorError, match="killed by SIGILL"):
             export(model, tmp_path / "file", format, precision="bf16")
     assert not (tmp_path / "file").exists()
+    with pytest.raises(ProcessorError, match="killed by SIGILL"):
+        list(count_shards(model, [], torch.device("cpu"), "bf16", None))
     assert optimize(model, images(1), backend="eager").precision == "fp32"  # which has nothing to do with it
 
 
