@@ -4,6 +4,9 @@ Time: that of a whole process, from its start to its end, interpreter and import
 checks every value, computes three SHA-256 sums (the .t7, tensors, .pth), writes the sidecar and waits until the disk
 has it all; the plain route does none of that. Memory: growth of the peak resident set (VmHWM) over the resident set
 after the imports, in a process of its own, median of three; only on Linux.
+
+The times in results.json are from before both routes were treated alike: ours then kept Python's garbage collector off
+while it imported torch.
 """
 
 from __future__ import annotations

@@ -1,51 +1,52 @@
 """Images per second of ResNeXt-50 (32x4d) at 224 px on the CPU: ours beside torchvision, timm, ONNX Runtime, OpenVINO.
 
-All have the same random weights, as many threads as torch, and the same contiguous float32 images (the conversion to
-the network's layout and type is measured); the logits of each are compared with ours. Each turn of a contender is one
-call that does not count, then so many that 16 images have passed; they take turns. Ratios are of median times. Whoever
-is not installed gets a row that says so. Compilation is not measured here. The last lines check bfloat16: how often the
-first class is float32's, on 1,000 random images of 64 px.
+All contenders have the same random weights, as many threads as torch, and the same contiguous float32 images; each
+converts them to its own layout and type, and that is measured. The logits of each are compared with ours. A turn is one
+call that does not count, then enough calls for 16 images. Ratios are of median times. A contender that is not installed
+gets a row that says so. Compilation is not measured. The last lines check bfloat16: how often the first class is
+float32's, on 1,000 random images of 64 px.
 
-Notes: what was tried for `resnext.optimize`, on two cores of an AMD EPYC (Zen 5, AVX-512, bf16), torch 2.13, and what
-it gave, in ms for an image. Differences under 2 % are within the noise of a quiet machine. "In the network" is with the
-weights of all layers (100 MB in fp32) going through the cache between two images; a layer alone is faster.
+Notes on what was tried for `resnext.optimize`: two cores of an AMD EPYC (Zen 5, AVX-512, bf16), torch 2.13, times in ms
+for an image. Differences under 2 % are noise, even on a quiet machine. "In the network" means that the weights of all
+layers (100 MB in fp32) pass through the cache between two images; a layer by itself is faster.
 
-    oneDNN Graph, by way of TorchScript    adopted. Batch 1: 20.9 against 21.4 of AOTInductor in fp32, 10.8 against 11.5
-                                           in bf16. Both call the same kernels of oneDNN, which OpenVINO calls too, and
-                                           which take 20.0 (bf16: 10.0): the 1x1 convolutions, 85 % of it, reach 480 of
-                                           the 512 GFLOP/s that two cores have (bf16: 1,000 of 1,024). What differs is
-                                           what surrounds them, 39 fused pieces here, 55 operators there. It builds in a
-                                           second; AOTInductor takes 8 to 30.
-    AOTInductor, not torch.compile         adopted where there is no oneDNN Graph. No guards, so no recompilation in
-                                           another grad mode or for another batch; no Python between the kernels.
-    weights packed for the very input size adopted. Packed without it, oneDNN rearranges 17 of 53 weights at every call:
-                                           a batch of one takes 5 to 10 times as long. torch.compile with a dynamic
-                                           batch packs nothing at all.
-    a batch in pieces                      adopted: of 2 images in fp32, 4 in bf16. At batch 16 maps of 51 MB come from
-                                           the system anew at every call. Pieces of 1, 2, 4, 8: 21.0, 20.5, 21.0, 23.8
-                                           in fp32; 11.1, 10.5, 10.1, 10.4 in bf16.
-    huge pages for weights and heap        1 to 1.5 %, and not kept: it takes madvise on memory that is not only ours.
+    oneDNN Graph, through TorchScript      adopted. Batch 1: 20.9 against 21.4 of AOTInductor in fp32, 10.8 against 11.5
+                                           in bf16. Both call the same kernels of oneDNN, as OpenVINO does. Those take
+                                           20.0 (bf16: 10.0): the 1x1 convolutions, 85 % of it, reach 480 of the 512
+                                           GFLOP/s that two cores have (bf16: 1,000 of 1,024). The rest is overhead: 39
+                                           fused pieces here, 55 operators there. It builds in a second; AOTInductor
+                                           takes 8 to 30.
+    AOTInductor, not torch.compile         adopted where there is no oneDNN Graph. It has no guards, so it does not
+                                           recompile in another grad mode or for another batch, and no Python runs
+                                           between the kernels.
+    weights packed for one input size      adopted. Otherwise oneDNN rearranges 17 of 53 weights at every call, and a
+                                           batch of one takes 5 to 10 times as long. torch.compile with a dynamic batch
+                                           packs nothing at all.
+    a batch in pieces                      adopted: of 2 images in fp32, 4 in bf16. At batch 16 the system provides maps
+                                           of 51 MB anew at every call. Pieces of 1, 2, 4, 8: 21.0, 20.5, 21.0, 23.8 in
+                                           fp32; 11.1, 10.5, 10.1, 10.4 in bf16.
+    huge pages for weights and heap        1 to 1.5 %. Removed, for it needs madvise on memory that is not only ours;
+                                           results.json was measured with it.
     residual sum in place (sum post-op)    adopted; Inductor and oneDNN Graph do it as well.
-    input converted ahead of the graph     adopted: to bf16 and channels last torch's two copies take 0.05, Inductor's
-                                           loop more.
-    a kernel of our own for groups of 4    not adopted. Written with 16 output channels of 4 groups side by side in a
-                                           vector, it takes 0.09 for a layer of the first stage where oneDNN takes 0.30
-                                           (groups of 8: 0.085 against 0.16). In the network that is 0.12 to 0.17
-                                           against 0.27, and it cuts the graph: 0.2 of 20.9 in fp32, nothing in bf16.
-    wider groups (zeros between the paths) not on a CPU. By the rates of each width: groups of 4 reach 107 GFLOP/s, 8
-                                           reach 201, 16 reach 367: twice the work, twice the rate (bf16: 187, 396,
-                                           688).
+    input converted before the graph       adopted: torch's two copies to bf16 and channels last take 0.05, Inductor's
+                                           loop takes more.
+    a kernel of our own for groups of 4    not adopted. With 16 output channels of 4 groups side by side in a vector, it
+                                           takes 0.09 for a layer of the first stage where oneDNN takes 0.30 (groups of
+                                           8: 0.085 against 0.16). In the network that is 0.12 to 0.17 against 0.27, and
+                                           it cuts the graph: it saves 0.2 of 20.9 in fp32, nothing in bf16.
+    wider groups (zeros between the paths) not adopted. Groups of 4 reach 107 GFLOP/s, 8 reach 201, 16 reach 367: twice
+                                           the work at twice the rate (bf16: 187, 396, 688).
     classifier as a convolution, as addmv  no gain: 0.27 and 0.39 against 0.23.
-    malloc that keeps its memory           no gain with pieces: no page is faulted in then.
+    malloc that keeps its memory           no gain with pieces, for then no page is faulted in.
     one thread per image instead of two    no gain.
     GOMP_SPINCOUNT, OMP_PROC_BIND          no gain.
     space-to-depth stem                    not adopted: 4x4 on 12 channels takes 0.71, 7x7 on 3 takes 0.52 (bf16: 0.37
                                            against 0.32).
     stem and max pooling in one            not tried: the pooling takes 0.08, 0.4 % of the network.
 
-What is left at batch 1 (0 to 4 % to OpenVINO in fp32, 2 to 6 % in bf16, in three runs; the target is missed): each of
-the 39 pieces costs some 4 us when called again and again, and some 15 us in the network, where its data have left the
-cache meanwhile. At batch 16 ours is ahead by 3 to 7 % in fp32, and in bf16 by 8 % to behind by 1 %.
+At batch 1 OpenVINO is still ahead, by 0 to 4 % in fp32 and 2 to 6 % in bf16, in three runs; the target is missed. Each
+of the 39 pieces costs 4 us when it is called again and again, and 15 us in the network, where its data have left the
+cache in the meantime. At batch 16 ours is ahead by 3 to 7 % in fp32; in bf16 it is between 8 % ahead and 1 % behind.
 """
 
 from __future__ import annotations

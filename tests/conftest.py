@@ -1,7 +1,15 @@
 import lzma
+import os
 import shutil
 import socket
 from pathlib import Path
+
+from resnext.inference.processor import rule_out_amx
+
+# Before torch is imported, and for the processes that the tests start. Tiny networks run faster on one thread, and many
+# times so where something else takes a core. AMX is ruled out where using it would kill the tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+rule_out_amx()
 
 import numpy as np
 import pytest
