@@ -23,20 +23,20 @@ from resnext.weights.download import sha256_of
 from resnext.weights.files import first_line
 
 Compiler = Callable[[torch.export.ExportedProgram, Path], None]
-RECIPE = 3  # to be counted up when other packages come out for the same program
+RECIPE = 3  # increased whenever the same program would give another package
 METADATA = "extra/metadata.json"  # below the root folder of the archive, as torch.export has it
 
 
 class CompilerError(RuntimeError):
-    """AOTInductor fails, mostly for want of a C++ compiler. Says what to do."""
+    """AOTInductor failed, most often because there is no C++ compiler. Says what to do."""
 
 
 class CompiledNetwork:
     """A package that `python -m resnext export --format aoti` wrote: images -> logits, as exported.
 
-    It was compiled for images of one shape and type. torch's own loader takes any others for such, and reads beyond
-    them or leaves some out; this one refuses them, except for N, which is free: it runs in pieces of the N of the
-    package, the last filled up with zeros.
+    It was compiled for images of one shape and type. torch's own loader does not check them: it reads beyond images of
+    another size, or leaves some out. This one refuses them, except that N is free: a batch runs in pieces of the N of
+    the package, the last filled up with zeros.
 
     A package is native code, which runs in this process: load only what you would run as a program.
 

@@ -1,9 +1,9 @@
-"""What can run a folded network, and which of it is fastest here.
+"""The backends that can run a folded network, and the choice of the fastest that works here.
 
 On a CPU: oneDNN Graph, which torch reaches through TorchScript (x86, float32 and bfloat16). It takes convolution,
 residual sum and ReLU as one piece, packs the weights once, and keeps between calls what single operators look up anew
 each time (20 to 30 us for each of 53). Else AOTInductor, which calls those operators; "eager" does so uncompiled.
-On a GPU: `torch.compile`, or nothing.
+On a GPU: `torch.compile`, or plain torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from resnext.weights.files import first_line
 
 Runner = Callable[[Tensor], Tensor]
 WARM_UP = 3  # calls: TorchScript looks at the first and compiles in the second
-_SETTINGS = threading.RLock()  # held by the thread that has changed a setting of the whole process
+_SETTINGS = threading.RLock()  # held while a setting of the whole process is changed
 
 
 class UnavailableError(RuntimeError):
@@ -79,9 +79,9 @@ def run_by(backend: str, network: FoldedResNeXt, piece: Tensor, device: torch.de
 
 @contextlib.contextmanager
 def plain_arithmetic(device: torch.device) -> Iterator[None]:
-    """No autocast; on a GPU no TF32 either, which torch allows convolutions by default: fp32 computes in fp32.
+    """No autocast, and on a GPU no TF32, which torch allows in convolutions by default.
 
-    Settings of the whole process come back as they were. One thread at a time may hold them changed.
+    TF32 is a setting of the whole process: one thread at a time changes it, and it is restored.
     """
     with torch.autocast(device.type, enabled=False):
         if device.type == "cpu":
@@ -115,7 +115,7 @@ def _by_graph(network: FoldedResNeXt, piece: Tensor) -> Runner:
 
 @contextlib.contextmanager
 def _fusing() -> Iterator[None]:
-    """Switch on TorchScript's use of oneDNN Graph, a setting of the whole process, for as long as it compiles."""
+    """Switch on TorchScript's use of oneDNN Graph, a setting of the whole process, while it compiles."""
     with _SETTINGS:
         try:
             before = torch.jit.onednn_fusion_enabled()

@@ -63,8 +63,7 @@ class FoldedBottleneck(nn.Module):
 class FoldedResNeXt(nn.Module):
     """What `fold` returns. (N, in_channels, H, W) of any floating point type -> float32 logits (N, num_classes).
 
-    Computes in the type of its weights, channels last. Without a classifier, or without pooling, what the network
-    gives in their place comes out.
+    Computes in the type of its weights, channels last. A network without a classifier or pooling gives its features.
     """
 
     def __init__(self, stem: nn.Sequential, blocks: nn.Sequential, head: nn.Sequential) -> None:
@@ -90,9 +89,9 @@ class FoldedResNeXt(nn.Module):
 def fold(model: ResNeXt, example: Tensor) -> tuple[FoldedResNeXt, Tensor]:
     """The network in evaluation mode as a `FoldedResNeXt` in double precision; and its logits for the first images.
 
-    Both are computed in double precision on copies, without the hooks of `model`, which stays as it is, and are held
-    against each other: the logits of the unchanged network for the first two images of `example` are returned, in
-    float64 (min(N, 2), num_classes).
+    Copies of both run in double precision, without the hooks of `model`, and are compared; `model` does not change.
+    The logits are those of the network as it was, for the first two images of `example`: float64
+    (min(N, 2), num_classes).
 
     Raises TypeError for another module than a ResNeXt; ValueError for a normalisation that cannot be folded, for
     weights that are computed (pruned, parametrised), and where the two differ by more than 1e-10 (a network that has
@@ -150,7 +149,7 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
 
 
 def allowed_error(model: ResNeXt, images: Tensor, dtype: torch.dtype, least: float) -> float:
-    """How far logits computed in `dtype` may be off: `least`, or twice as far as the network's own are in it.
+    """The error that logits computed in `dtype` may have: `least`, or twice that of the network itself in `dtype`.
 
     Some networks magnify what is rounded off: those with random weights up to a hundred times more than trained ones.
     """
@@ -200,7 +199,7 @@ def _fold_block(block: Any, name: str) -> FoldedBottleneck:
 def _scale(weight: Tensor, norm: Any, name: str) -> tuple[Tensor, Tensor]:
     """Weight and bias of the convolution that has the norm in it: a batch norm, or one that is frozen in some way.
 
-    Scale and shift are read off what it makes of 0 and 1, for not every frozen one says what its eps is.
+    Scale and shift follow from its outputs for 0 and 1, because not every frozen one says what its eps is.
     """
     if any(not isinstance(getattr(norm, key, None), Tensor) for key in ("running_mean", "running_var")):
         raise ValueError(f"{name}: expected a batch norm with running statistics, which can be folded, got {norm}")

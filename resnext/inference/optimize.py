@@ -25,8 +25,8 @@ class OptimizedResNeXt(nn.Module):
     """What `optimize` returns. Floating point (N, in_channels, H, W) -> float32 logits (N, num_classes), no gradients.
 
     `backend` says what runs: "onednn", "inductor" or "eager"; `precision` is that of `optimize`. H and W are those of
-    the example. N is free: a batch runs in pieces of as many images as `pieces` says, and what is left over as the
-    smallest piece that holds it, filled up with zeros. Give an example of the batch size that is to be fast.
+    the example. N is free: `pieces` lists how many images can run at once. A batch runs in pieces of the largest size,
+    and what is left over in the smallest size that holds it, filled up with zeros.
 
     It has no parameters, and stays on the device that it was made on. On a CPU it may be called from several threads.
     It cannot be trained, copied or pickled: keep the network that it was made from, or export it (`python -m resnext
@@ -34,7 +34,7 @@ class OptimizedResNeXt(nn.Module):
     """
 
     def __init__(self, runs: Mapping[int, Runner], example: Tensor, backend: str, precision: str) -> None:
-        """`runs`: for each number of images, what runs so many (N, in_channels, H, W) in `precision`, channels last."""
+        """`runs`: a number of images, and what runs that many (N, in_channels, H, W) in `precision`, channels last."""
         super().__init__()
         self.backend, self.precision, self.pieces = backend, precision, tuple(sorted(runs, reverse=True))
         self._runs, self._image, self._device = dict(runs), tuple(example.shape[1:]), example.device
@@ -45,7 +45,7 @@ class OptimizedResNeXt(nn.Module):
         if x.dim() != 4 or tuple(x.shape[1:]) != self._image or not x.is_floating_point() or x.device != self._device:
             shape = ", ".join(map(str, self._image))
             raise ValueError(
-                f"expected floating point images (N, {shape}) on {self._device}, as those it was optimized for, "
+                f"expected floating point images (N, {shape}) on {self._device}, like those it was optimized for, "
                 f"got {tuple(x.shape)} of {x.dtype} on {x.device}; optimize again with such an example"
             )
         with plain_arithmetic(self._device):
@@ -63,7 +63,7 @@ class OptimizedResNeXt(nn.Module):
     def train(self, mode: bool = True) -> OptimizedResNeXt:
         """Raises RuntimeError for `mode=True`: the weights are frozen."""
         if mode:
-            raise RuntimeError("an optimized network cannot be trained; train the one that it was made of")
+            raise RuntimeError("an optimized network cannot be trained; train the one that it was made from")
         return self
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
@@ -80,27 +80,27 @@ def optimize(
     precision: str = "fp32",
     backend: str = "auto",
 ) -> OptimizedResNeXt:
-    """The network in evaluation mode, whatever its mode, ready to run fast on the device of its weights.
+    """The network for evaluation, ready to run fast on the device of its weights.
 
-    Batch norm is folded, in double precision and held against the network; maps are channels last; ReLU and residual
-    sum are part of the convolutions; weights are frozen, and packed for the processor. Forms A and B run as form C.
-    All work is done here. `model` stays untouched; its hooks do not run. Autocast changes nothing, here or in use, and
-    on a GPU "fp32" is not TF32, whatever torch is set to.
+    Batch norm is folded into the convolutions in double precision, and what comes out is compared with the network.
+    Maps are channels last, ReLU and residual sum are part of the convolutions, and the weights are frozen and packed
+    for the processor. Forms A and B run as form C. All of this is done here; `model` does not change, and its hooks do
+    not run. Autocast has no effect, here or in use. On a GPU "fp32" never means TF32, whatever torch is set to.
 
     Args:
         model: a ResNeXt with logits or pooled features, of any form.
         example_inputs: images (N, in_channels, H, W), or a sequence with that one tensor. H and W become fixed; N says
-            which batch size is to be fast.
+            which batch size is to be fast. One that leaves a smaller piece over takes twice as long to compile.
         precision: "fp32", "bf16" or "fp16", of weights and maps. A processor that cannot compute in it is slower than
             in "fp32", most of all in "fp16".
         backend: "onednn" compiles by oneDNN Graph, in a second or two, on x86 in "fp32" and "bf16"; "inductor" by
-            torch's own compiler, which takes 10 to 40 s for 50 layers and a C++ compiler (on a GPU: Triton), and leaves
-            files in torch's cache (TORCHINDUCTOR_CACHE_DIR); "eager" does not compile; "auto" takes the first of these
-            that works here, on a GPU the first of the last two. The result's `backend` says which it was.
+            torch's own compiler, which takes 10 to 40 s for 50 layers, needs a C++ compiler (on a GPU: Triton), and
+            leaves files in torch's cache (TORCHINDUCTOR_CACHE_DIR); "eager" does not compile; "auto" takes the first of
+            these that works here, on a GPU one of the last two. The result's `backend` says which it was.
 
-    Returns an `OptimizedResNeXt`. Its logits are held against those of `model` in double precision, for the first two
-    images of the example: within 1e-5 (relative) in fp32 and 2e-2 in bf16 and fp16, or within twice the error of the
-    network itself in that precision where that is more (random weights magnify rounding).
+    Returns an `OptimizedResNeXt`. For the first two images of the example its logits are compared with those of `model`
+    in double precision: they are within 1e-5 (relative) in fp32 and 2e-2 in bf16 and fp16, or within twice the error of
+    the network itself in that precision where that is more (random weights magnify rounding).
 
     Raises TypeError for another module than a ResNeXt, and where the example is no tensor; ValueError for unknown
     arguments, for an example that does not fit, and for a network that cannot be folded; RuntimeError where the backend
@@ -114,7 +114,7 @@ def optimize(
     example = _check_example(model, example_inputs)
     device = example.device
     backends.check(backend, device)
-    with plain_arithmetic(device):  # what is compiled, and what it is held against
+    with plain_arithmetic(device):  # for what is compiled and for what it is compared with
         network, expected = prepare(model, example, precision)
         sizes = piece_sizes(len(example), PIECE[precision]) if device.type == "cpu" else (len(example),)
         runs: dict[int, Runner] = {}

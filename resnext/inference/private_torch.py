@@ -1,6 +1,6 @@
-"""The only place that uses what torch does not call public, and what happens where a torch lacks it.
+"""The only module that uses APIs of torch that are not public; each says what happens where a torch lacks it.
 
-Everything here was seen in torch 2.13.0. Where a name is gone, or takes other arguments, the public way is taken.
+All were seen in torch 2.13.0. Where a name is missing or takes other arguments, the public way is taken.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def compile_package(program: torch.export.ExportedProgram, path: Path) -> None:
     """Compile for the very shapes, layouts and types that `program` was exported with; `path` ends in `.pt2`.
 
     `torch._inductor.aoti_compile_and_package` is documented; the public names have nothing in its place. With gradients
-    on, Inductor would not freeze and pack the weights, and the package would take twice as long. Raises RuntimeError,
+    on, Inductor does not freeze and pack the weights, and the package takes twice as long. Raises RuntimeError,
     and OSError where `path` cannot be written.
     """
     archive = io.BytesIO()  # written from here: on a full disk torch's own writer would end the process
@@ -31,8 +31,8 @@ def compile_package(program: torch.export.ExportedProgram, path: Path) -> None:
 def open_package(path: str) -> Callable[[Tensor], Tensor]:
     """What a package computes, for one input and one output. Raises RuntimeError for a file that is no package.
 
-    `torch._C._aoti.AOTIModelPackageLoader` saves two seconds of imports, and the JSON that is parsed at each call of
-    `torch._inductor.aoti_load_package`. That is documented, and taken in its place.
+    `torch._C._aoti.AOTIModelPackageLoader` takes two seconds less to import than `torch._inductor.aoti_load_package`,
+    and parses no JSON at each call. The latter is documented, and is used where the former is missing.
     """
     try:
         loader = torch._C._aoti.AOTIModelPackageLoader(path, "model", False, 1, -1)
@@ -42,7 +42,7 @@ def open_package(path: str) -> Callable[[Tensor], Tensor]:
 
 
 def onednn_computes_in(dtype: torch.dtype) -> bool:
-    """Whether oneDNN is there and computes in this type on this processor. Where torch does not say: no."""
+    """Whether oneDNN is there and computes in this type on this processor; False where torch does not say."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):  # type: ignore[no-untyped-call]
         return False
     try:
@@ -60,7 +60,8 @@ def packed_convolution(conv: nn.Conv2d, relu: bool, input_size: Sequence[int]) -
 
     One call of oneDNN, with the weights in the layout that it wants for inputs of `input_size`. Without the size it
     packs for a guess, and rearranges the weights at every call where the guess is wrong: for ResNeXt-50 and one image
-    that takes four times as long as the network itself. None where torch lacks these operators: `conv` is as good.
+    that takes four times as long as the network itself. None where torch lacks these operators; then `conv` itself
+    has to run.
     """
     assert conv.bias is not None
     assert not isinstance(conv.padding, str)
@@ -81,7 +82,7 @@ def packed_convolution(conv: nn.Conv2d, relu: bool, input_size: Sequence[int]) -
 
 
 def remove_hooks(model: nn.Module) -> None:
-    """Take all forward hooks off; where torch keeps them elsewhere, they stay."""
+    """Remove all forward hooks; they stay where torch keeps them under other names."""
     for module in model.modules():
         for hooks in ("_forward_hooks", "_forward_pre_hooks"):
             getattr(module, hooks, {}).clear()

@@ -1,7 +1,8 @@
 """What this processor is, and whether it survives its own AMX.
 
 Some virtual machines announce AMX without permitting it: the first convolution in low precision ends the process with
-SIGILL. Only a process that may die can find that out. Imports no torch, for `rule_out_amx` comes before that import.
+SIGILL. That can only be found out in a process that may die. This module does not import torch, because `rule_out_amx`
+has to run before torch is imported.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def announces_amx() -> bool:
 
 
 def amx_fault(trial: str = TRIAL) -> str | None:
-    """How a child process ends that computes in low precision with AMX: "is killed by SIGILL"; None where it works.
+    """What happens to a child process that computes in low precision with AMX, e.g. "is killed by SIGILL".
 
-    Raises ProcessorError where that cannot be found out.
+    None where it works. Raises ProcessorError where that cannot be found out.
     """
     # The child looks for torch where this process does, and may use all that the processor announces.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -72,8 +73,8 @@ def amx_fault(trial: str = TRIAL) -> str | None:
 def check_low_precision(trial: str = TRIAL) -> None:
     """Raise ProcessorError where computing in low precision would kill this process.
 
-    Where AMX is announced, and `ONEDNN_MAX_CPU_ISA` does not rule it out, a child process tries it: once, for the
-    answer is kept in torch.hub's folder, by processor, kernel and torch. Elsewhere it costs nothing.
+    Where AMX is announced and `ONEDNN_MAX_CPU_ISA` does not rule it out, a child process tries it. That happens once,
+    for the answer is kept in torch.hub's folder by processor, kernel and torch. Elsewhere it costs nothing.
     """
     if os.environ.get(VARIABLE, "").upper() in CAPS or not announces_amx():
         return
@@ -93,7 +94,7 @@ def check_low_precision(trial: str = TRIAL) -> None:
 def rule_out_amx(trial: str = TRIAL) -> None:
     """Set `ONEDNN_MAX_CPU_ISA`, for this process and its children, where AMX is announced and does not work.
 
-    Must be called before torch is imported. Raises ProcessorError where it cannot be found out.
+    Must be called before torch is imported. Raises ProcessorError where that cannot be found out.
     """
     if os.environ.get(VARIABLE, "").upper() not in CAPS and announces_amx() and amx_fault(trial):
         os.environ[VARIABLE] = CAP
