@@ -101,7 +101,7 @@ def _read(file: BinaryIO, source: Source) -> Any:
             if not reader.read_longs:
                 break
         else:
-            # Only one of the two fits a tensor. Without tensors it may also be a file of 8-byte longs that lacks 4 bytes.
+            # Only one of the two fits a tensor. A file without tensors may also hold 8-byte longs and lack 4 bytes.
             if long_size == 8 or reader.tensors:
                 return root
     raise max(failures, key=lambda failure: failure[0])[1]  # of the reading that got further

@@ -18,9 +18,8 @@ from pathlib import Path
 import torch
 
 from resnext.weights.atomic import replacing
-from resnext.weights.digest import tensor_digest
 from resnext.weights.download import is_plain, sha256_of
-from resnext.weights.files import WeightsError, read_state_dict
+from resnext.weights.files import WeightsError, read_state_dict, tensor_digest
 from resnext.weights.records import Record, read_json
 
 _SHA256 = re.compile("[0-9a-f]{64}")

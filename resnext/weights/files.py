@@ -1,4 +1,4 @@
-"""Weights in files: what a file is, and how it becomes a state_dict."""
+"""Files of weights: which format a file has, and how it becomes a state_dict."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from resnext.weights.door import conversion
 
 _WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.)+")  # prefixes: of DataParallel, of torch.compile
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".t7")
-# Tensors may take four times the size of their file (float8 becomes float32), and this much more for expanded ones.
+# Tensors may take four times the size of their file (float8 becomes float32), and this much more where they overlap.
 _EXPANDED_BYTES = 2**26
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _REFUSED_CLASS = re.compile(r"(?:GLOBAL|class|function) ([\w.]+)")  # in what torch says under weights_only
@@ -55,10 +55,9 @@ def read_state_dict(path: str | os.PathLike[str], *, published: bool = False) ->
     `_orig_mod.` of torch.compile are unwrapped; BatchNorm counters, which ports from older PyTorch lack, are added as
     0. A Torch7 file is converted and the conversion proved; a warning says what was not taken over as it stands.
 
-    Every tensor has memory of its own: the file may be overwritten while they are in use. `published` is for weights
-    that `resolve_pretrained` found, and for no other file. Their digest was checked when they were put into the cache,
-    and they are only ever replaced whole. So the file is mapped into memory, copy-on-write, and its values are not
-    checked again.
+    Every tensor has memory of its own, so the file may be overwritten while they are in use. `published` is only for
+    files that `resolve_pretrained` returns: their digest was checked when they were put into the cache, and they are
+    only ever replaced whole. Such a file is mapped into memory, copy-on-write, and its values are not checked again.
 
     Raises WeightsError that names the file, what was expected and what came.
     """

@@ -1,4 +1,4 @@
-"""The weights of a file into a network, whatever form, classes and channels are asked for."""
+"""Loads the weights of a file into a network of any form and with any number of classes and input channels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from resnext.model import ResNeXt, make_classifier
 from resnext.weights.files import WeightsError, first_line, on_cpu, read_state_dict, warn
 from resnext.weights.pretrained import fetch
 
-AUTHORS_WEIGHTS = ("DEFAULT", "IMAGENET1K_V1")  # what torchvision's builders call the published weights
+AUTHORS_WEIGHTS = ("DEFAULT", "IMAGENET1K_V1")  # names of the published weights, as in torchvision's builders
 
 
 def load(
@@ -32,15 +32,15 @@ def load(
 
     Args:
         weights: as `weights` of `resnext.create`.
-        expected: what the file must hold; its classes and input channels may be others.
-        build: makes the network of an architecture, of any form and with options of its own: on the meta device, or in
-            full where its layers hold what is in no file. Default: form C, as it stands.
+        expected: the network that the file must hold, in any number of classes and input channels.
+        build: makes the network of an architecture, in any form and with options: without weights (on the meta device),
+            or with them where its layers hold values that no file has. Default: form C without options.
         num_classes, in_channels: those of the model; by default those of the file.
         progress: show a progress bar where something is downloaded.
         published: as of `read_state_dict`.
 
-    Raises WeightsError where the file is not that of such a network, ValueError where what `build` makes cannot hold
-    its weights, and TypeError where `weights` is no path.
+    Raises WeightsError where the file does not hold such a network, ValueError where the network that `build` makes
+    cannot take its weights, and TypeError where `weights` is no path.
     """
     path = _find_file(weights, progress)
     device = torch.get_default_device()
