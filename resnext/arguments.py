@@ -47,7 +47,7 @@ def check_body(
     """Raise TypeError or ValueError for a shape that a `ResNeXt` cannot have."""
 
     def blocks(counts: Any) -> bool:
-        return len(counts) == stages and all(isinstance(count, int) and count >= 1 for count in counts)
+        return len(counts) == stages and all(isinstance(count, Integral) and int(count) >= 1 for count in counts)
 
     _check_choice("stem", stem, STEMS)
     _check_choice("shortcut", shortcut, SHORTCUTS)

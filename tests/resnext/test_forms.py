@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import resnext
+import resnext.zoo
 from resnext.architecture import Architecture
 from resnext.forms import convert_state_dict, find_form
 from tests.conftest import randomize, relative_error
@@ -192,15 +193,17 @@ def test_damaged_files_of_form_a_are_named(tmp_path):
         resnext.from_checkpoint(tmp_path / "a.pth")
 
 
-def test_form_in_the_name_or_as_an_option(tmp_path):
-    network = Architecture((3, 3, 3), 8, 64, "cifar", num_classes=10).build_empty().state_dict()
-    torch.save({name: torch.zeros(value.shape) for name, value in network.items()}, tmp_path / "zeros.pth")
-    for arguments in ({"name": "resnext29_8x64d_typeA"}, {"name": "resnext29_8x64d", "form": "A"},
-                      {"name": "resnext29_8x64d_typeA", "form": "A"}):  # fmt: skip
-        model = resnext.create(**arguments, weights=tmp_path / "zeros.pth")
-        assert len(model.layer1[0].paths) == 8
-    with pytest.raises(ValueError, match="resnext29_8x64d_typeA and form='B' cannot be combined"):
-        resnext.create("resnext29_8x64d_typeA", form="B")
+def test_form_in_the_name_or_as_an_option(tmp_path, monkeypatch):
+    monkeypatch.setitem(resnext.zoo.ARCHITECTURES, TINY.name, TINY)
+    torch.save(weights_of(TINY), tmp_path / "c.pth")
+    for name, options in (
+        (f"{TINY.name}_typeA", {}),
+        (TINY.name, {"form": "A"}),
+        (f"{TINY.name}_typeA", {"form": "A"}),
+    ):
+        assert resnext.create(name, weights=tmp_path / "c.pth", **options).form == "A"
+    with pytest.raises(ValueError, match=f"{TINY.name}_typeA and form='B' cannot be combined"):
+        resnext.create(f"{TINY.name}_typeA", form="B")
 
 
 def changed(state_dict, **changes):

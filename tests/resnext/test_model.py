@@ -496,14 +496,14 @@ def test_quantised_by_fx(images):
 def test_compiled_in_one_graph(form, features_only, images):
     """The compiler behind the graph is torch's; that there is one graph, without a break, is ours."""
     model = build(SMALL, form=form, features_only=features_only)
-    torch._dynamo.reset()
+    torch.compiler.reset()
     with torch.no_grad():
         assert same(torch.compile(model, fullgraph=True, backend="eager")(images), model(images))
 
 
 @pytest.mark.slow
 def test_compiled_in_training_with_checkpointing(images):
-    torch._dynamo.reset()
+    torch.compiler.reset()
     results = []
     for compiled in (False, True):
         torch.manual_seed(0)
