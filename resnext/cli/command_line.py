@@ -156,11 +156,3 @@ def find_checkpoint(arch: str | None, weights: str | None) -> Checkpoint:
     if weights is None:
         return Checkpoint(resolve_pretrained(name), arch, published=True)
     return Checkpoint(fetch(weights) if is_url(weights) else Path(weights), arch, published=False)
-
-
-add_model_options = add_checkpoint_options
-
-
-def load_model(arch: str | None, weights: str | None) -> ResNeXt:
-    """`find_checkpoint(arch, weights).load()`."""
-    return find_checkpoint(arch, weights).load()

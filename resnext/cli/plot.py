@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 MAX_ROWS = 40  # in one picture: already some 12,000 pixels high
 BARS = 5
 _DPI = 120
-_LEFT, _IMAGE, _GAP, _BARS, _RIGHT = 0.15, 2.2, 0.15, 3.0, 0.25  # inches
-_SCALE, _SCALE_TEXT, _PERCENT = 0.1, 0.45, 0.65  # the colour scale beside a map, room for its numbers and the bars'
-_TITLE, _FOOT = 0.35, 0.3  # room above a row, and below the last one
+_LEFT, _IMAGE, _GAP, _BARS, _RIGHT = 0.5, 2.2, 0.25, 3.0, 0.25  # inches
+_SCALE, _SCALE_TEXT, _PERCENT = 0.1, 0.7, 0.65  # the colour scale beside a map, room for its numbers and the bars'
+_TITLE, _LABELS, _FOOT = 0.35, 0.4, 0.3  # room above the images of a row, for the labels below, and below the last row
 _INK, _BAR, _BAR_FIRST = "#1a1a1a", "#c9d7e6", "#8fb3d9"
 _CAPTION = (
-    "Left: the image as the network sees it. Beside it: what each place adds to the logit of the most probable class "
-    "(red: speaks for it; blue: against it)."
+    "Left: the image as the network sees it. Middle: what each place adds to the logit of the most probable class "
+    "(red: evidence for it; blue: against it)."
 )
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -76,11 +76,11 @@ def draw(rows: Sequence[Row]) -> Figure:
     if not 1 <= len(rows) <= MAX_ROWS:
         raise ValueError(f"{len(rows)} rows; expected 1 to {MAX_ROWS}")
     width = _LEFT + 2 * (_IMAGE + _GAP) + _SCALE + _SCALE_TEXT + _BARS + _PERCENT + _RIGHT
-    height = len(rows) * (_TITLE + _IMAGE) + _FOOT
+    height = len(rows) * (_TITLE + _IMAGE + _LABELS) + _FOOT
     figure = Figure(figsize=(width, height), dpi=_DPI)
     FigureCanvasAgg(figure)
     for number, row in enumerate(rows):
-        _draw_row(figure, row, height - (number + 1) * (_TITLE + _IMAGE))
+        _draw_row(figure, row, height - (number + 1) * (_TITLE + _IMAGE + _LABELS) + _LABELS)
     _text(figure, _LEFT / width, 0.1 / height, _CAPTION, size=7.5, color="#666666")
     return figure
 
@@ -91,15 +91,16 @@ def _draw_row(figure: Figure, row: Row, bottom: float) -> None:
     scale_left = map_left + _IMAGE + 0.06
     bars_left = scale_left + _SCALE + _SCALE_TEXT
 
+    high, wide = row.image.shape[1:]
+    edges = (0, wide, high, 0)
     axes = _axes(figure, _LEFT, bottom, _IMAGE, _IMAGE)
-    axes.imshow(row.image.clamp(0, 1).permute(1, 2, 0).numpy())
+    axes.imshow(row.image.clamp(0, 1).permute(1, 2, 0).numpy(), extent=edges)
     axes.set_anchor("NW")
-    axes.axis("off")
+    _label(axes, "x (pixels)", "y (pixels)", (0, wide), (0, high))
     _text(axes, 0, 1.02, row.title, _IMAGE, size=9, weight="bold", transform=axes.transAxes)
 
     axes = _axes(figure, map_left, bottom, _IMAGE, _IMAGE)
     grey = torch.einsum("chw,c->hw", row.image.clamp(0, 1), torch.tensor(_LUMINANCE)).numpy()
-    edges = (0, grey.shape[1], grey.shape[0], 0)  # each place of the map covers its equal part of the image
     axes.imshow(grey, cmap="gray", vmin=0, vmax=1, extent=edges)
     limit = float(row.map.abs().max()) or 1.0  # the same on both sides of 0, which is the colour map's grey
     shown = axes.imshow(
@@ -109,13 +110,14 @@ def _draw_row(figure: Figure, row: Row, bottom: float) -> None:
         vmax=limit,
         alpha=0.6,
         interpolation="bilinear",
-        extent=edges,
+        extent=edges,  # each place of the map covers an equal part of the image
     )
     axes.set_anchor("NW")
-    axes.axis("off")
+    _label(axes, "x (pixels)", "", (0, wide), ())
     _text(axes, 0, 1.02, f"where: {row.names[0]}", _IMAGE + _SCALE + _SCALE_TEXT, size=9, transform=axes.transAxes)
     scale = figure.colorbar(shown, cax=_axes(figure, scale_left, bottom, _SCALE, _IMAGE))
     scale.ax.tick_params(labelsize=7, length=2)
+    scale.set_label("contribution to the logit", size=7, labelpad=4)
     scale.outline.set_visible(False)
 
     _draw_bars(_axes(figure, bars_left, bottom, _BARS + _PERCENT, _IMAGE), row)
@@ -128,8 +130,17 @@ def _draw_bars(axes: Any, row: Row) -> None:
         _text(axes, 0.02, place, name, _BARS, size=9.5, va="center")
         _text(axes, limit, place, f"{probability:.1%}", size=9.5, va="center", ha="right")
     axes.set(xlim=(0, limit), ylim=(BARS - 0.5, -0.5))
-    axes.axis("off")
+    _label(axes, "probability", "", (0, 0.5, 1), ())
+    axes.xaxis.set_label_coords(0.5 / limit, -0.1)
     axes.axvline(0, color=_INK, linewidth=1)
+
+
+def _label(axes: Any, x: str, y: str, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> None:
+    axes.set_xlabel(x, size=7, labelpad=1)
+    axes.set_ylabel(y, size=7, labelpad=1)
+    axes.set(xticks=x_ticks, yticks=y_ticks)
+    axes.tick_params(labelsize=7, length=2)
+    axes.spines[:].set_visible(False)
 
 
 def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Any:

@@ -6,7 +6,6 @@ import argparse
 import importlib
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from resnext.classes import output_ids, output_names
-from resnext.cli.command_line import CommandError, Parser, add_model_options, load_model
+from resnext.cli.command_line import CommandError, Parser, add_checkpoint_options, find_checkpoint, warn, whole_number
 from resnext.cli.plot import BARS, MAX_ROWS, Row, save
 from resnext.explain import map_features
 from resnext.images import ImageError, find_images, read_image
@@ -27,16 +26,16 @@ from resnext.weights.download import is_url, local_path
 from resnext.weights.progress import track
 
 _TOP = 5
-_PIXELS_AT_ONCE = 16 * 224 * 224  # that go through the network together
-_MAX_PIXELS = 2**20  # of an image that is not resized: already some 6 GB in ResNeXt-29, 8x64d
+PIXELS_AT_ONCE = 16 * 224 * 224  # that go through the network together
+MAX_PIXELS = 2**20  # of an image that is not resized: already some 6 GB in ResNeXt-29, 8x64d
 
 
 def add_command(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add `predict` to the commands of `python -m resnext`."""
     parser = commands.add_parser("predict", help="what is in an image, by name")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image file, a folder of them, or a URL")
-    add_model_options(parser)
-    parser.add_argument("--top", type=_positive, metavar="N", help=f"classes for each image; default: {_TOP}")
+    add_checkpoint_options(parser)
+    parser.add_argument("--top", type=whole_number(1), metavar="N", help=f"classes for each image; default: {_TOP}")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument(
         "--plot",
@@ -46,12 +45,6 @@ def add_command(commands: argparse._SubParsersAction[Parser]) -> None:
         f"(at most {MAX_ROWS} images)",
     )
     parser.set_defaults(run=_predict)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 1 up, got {text}")
-    return int(text)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -64,14 +57,14 @@ def _predict(options: argparse.Namespace) -> int:
     entries: list[dict[str, Any]] = []
     skipped: list[ImageError] = []
     rows: list[Row] = []
-    results: Iterable[_Result | ImageError] = (error for error in found if isinstance(error, ImageError))
+    results: Iterable[Result | ImageError] = (error for error in found if isinstance(error, ImageError))
     if sources:
-        model = load_model(options.arch, options.weights)
+        model = find_checkpoint(options.arch, options.weights).load()
         _check_network(model, options.top)
         top = options.top or _TOP
         names = output_names(model.preprocessing, model.num_classes)
         ids = output_ids(model.preprocessing, model.num_classes)
-        results = _results(model, _read(found, model.preprocessing), max(top, BARS))
+        results = classify(model, _read(found, model.preprocessing), max(top, BARS))
     for result in results:
         if isinstance(result, ImageError):
             skipped.append(result)
@@ -79,22 +72,21 @@ def _predict(options: argparse.Namespace) -> int:
         else:
             entries.append(_entry(result, top, names, ids))
             if options.plot is not None:
-                rows.append(_row(result, names, model.preprocessing))
-    if sys.stderr is not None:  # closed: print would take stdout
-        for error in skipped:
-            print(f"resnext: skipped {error}", file=sys.stderr)
+                rows.append(plot_row(result, names, model.preprocessing))
+    for error in skipped:
+        warn("resnext", f"skipped {error}")
     if rows:
         save(rows, options.plot)
     if options.json:
         print(json.dumps(entries, indent=2))
     elif len(skipped) < len(entries):
-        print(_printable("\n".join(_text(entry) for entry in entries if "error" not in entry)))
+        print("\n".join(_text(entry) for entry in entries if "error" not in entry))
     return 0 if not skipped else 1 if len(skipped) < len(entries) else 2
 
 
 @dataclass(frozen=True)
-class _Result:
-    """What the network makes of an image: its most probable classes in falling order, and where it sees the first."""
+class Result:
+    """What the network sees in an image: its most probable classes in falling order, and where it sees the first."""
 
     source: str
     image: Tensor  # (3, H, W), preprocessed
@@ -103,10 +95,13 @@ class _Result:
     probabilities: list[float]
 
 
-def _results(
+def classify(
     model: ResNeXt, images: Iterable[tuple[str, Tensor] | ImageError], count: int
-) -> Iterator[_Result | ImageError]:
-    """One for each image, in their order; errors stay what they are."""
+) -> Iterator[Result | ImageError]:
+    """The `count` most probable classes of each image, in the order of the images; errors stay in their places.
+
+    Raises CommandError where a network has no finite logits.
+    """
     for batch in _batches(images):
         if isinstance(batch, ImageError):
             yield batch
@@ -125,8 +120,8 @@ def _results(
             yield from (ImageError(source, problem) for source in sources)
             continue
         if not probabilities.isfinite().all():
-            raise CommandError(f"the network gives no finite logits for {sources[0]} …: are its weights whole?")
-        yield from map(_Result, sources, inputs, maps, classes.tolist(), probabilities.tolist())
+            raise CommandError(f"the network gives no finite logits for {sources[0]} …: are its weights damaged?")
+        yield from map(Result, sources, inputs, maps, classes.tolist(), probabilities.tolist())
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -150,7 +145,7 @@ def _batches(images: Iterable[tuple[str, Tensor] | ImageError]) -> Iterator[list
 
 def _fits(image: Tensor, batch: Sequence[tuple[str, Tensor]]) -> bool:
     _, height, width = image.shape
-    return image.shape == batch[0][1].shape and (len(batch) + 1) * height * width <= _PIXELS_AT_ONCE
+    return image.shape == batch[0][1].shape and (len(batch) + 1) * height * width <= PIXELS_AT_ONCE
 
 
 def _read(found: Sequence[str | ImageError], data_set: str) -> Iterator[tuple[str, Tensor] | ImageError]:
@@ -163,10 +158,10 @@ def _read(found: Sequence[str | ImageError], data_set: str) -> Iterator[tuple[st
 def _read_one(source: str, preprocess: nn.Module) -> tuple[str, Tensor] | ImageError:
     try:
         image = read_image(source)
-        if isinstance(preprocess, CifarPreprocess) and image.width * image.height > _MAX_PIXELS:
+        if isinstance(preprocess, CifarPreprocess) and image.width * image.height > MAX_PIXELS:
             raise ValueError(
                 f"{image.width} x {image.height} pixels, which this network takes as they are; expected at most "
-                f"{_MAX_PIXELS:,} (it was trained on 32 x 32): resize the image first"
+                f"{MAX_PIXELS:,} (it was trained on 32 x 32): resize the image first"
             )
         return source, preprocess(image)
     except ImageError as error:
@@ -187,7 +182,7 @@ def _need(module: str, package: str, what: str) -> None:
 
 
 def _check_plot(path: Path, sources: Sequence[str]) -> None:
-    """Refuse, before any work is done, what the plot cannot show and where it cannot go."""
+    """Refuse, before any work is done, what the plot cannot show and where it cannot be written."""
     _need("matplotlib", "matplotlib", "argument --plot:")
     if path.suffix.lower() != ".png":
         raise CommandError(f"argument --plot: expected a name that ends in .png, got {path}")
@@ -209,7 +204,7 @@ def _check_network(model: ResNeXt, top: int | None) -> None:
         raise CommandError(f"the network takes images of {model.in_channels} channels; expected 3 (RGB)")
 
 
-def _entry(result: _Result, top: int, names: Sequence[str], ids: Sequence[str | None]) -> dict[str, Any]:
+def _entry(result: Result, top: int, names: Sequence[str], ids: Sequence[str | None]) -> dict[str, Any]:
     best = zip(result.classes[:top], result.probabilities[:top], strict=True)
     return {
         "image": result.source,
@@ -228,13 +223,8 @@ def _text(entry: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _printable(text: str) -> str:
-    """Names of files may have characters that stdout has not. Stdout is None where it is closed."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _row(result: _Result, names: Sequence[str], data_set: str) -> Row:
+def plot_row(result: Result, names: Sequence[str], data_set: str) -> Row:
+    """What the plot shows of a result."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in SETTINGS[data_set])
     image = (result.image * std + mean) / (1 if data_set == "imagenet" else 255)  # CIFAR's are pixel values
     path = unquote(urlsplit(result.source).path) if is_url(result.source) else result.source

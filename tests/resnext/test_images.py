@@ -11,6 +11,7 @@ from PIL import Image
 
 from resnext.images import MAX_IMAGE_FILE, ImageError, find_images, read_image
 from resnext.weights.download import Patience
+from tests.pictures import make_images
 from tests.resnext.site import answer
 
 IMPATIENT = Patience(connect=2, read=0.4, retries=1, backoff=0.01)
@@ -19,7 +20,7 @@ IMPATIENT = Patience(connect=2, read=0.4, retries=1, backoff=0.01)
 @pytest.fixture
 def png(tmp_path):
     path = tmp_path / "picture.png"
-    Image.effect_noise((40, 33), 50).convert("RGB").save(path)
+    next(make_images(1, (40, 33))).save(path)
     return path
 
 

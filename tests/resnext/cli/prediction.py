@@ -1,11 +1,11 @@
 """What the tests of `predict` share: networks in files, photographs, and the command line."""
 
 import torch
-from PIL import Image
 
 from resnext.__main__ import main
 from resnext.architecture import Architecture
 from tests.conftest import randomize
+from tests.pictures import make_images
 
 SIZES = ((40, 33), (32, 32), (32, 32), (64, 48))  # width, height
 TINY = {"layers": (1, 1, 1), "cardinality": 4, "base_width": 8, "stem": "cifar"}
@@ -32,8 +32,7 @@ def make_photos(folder):
     """Images of several sizes; neighbours that are alike go through the network together."""
     folder.mkdir()
     for number, size in enumerate(SIZES):
-        channels = [Image.effect_noise(size, 30 + 40 * number) for _ in "RGB"]
-        Image.merge("RGB", channels).save(folder / f"{number}.png")
+        next(make_images(1, size, seed=number)).save(folder / f"{number}.png")
     return folder
 
 

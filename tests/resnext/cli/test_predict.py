@@ -9,6 +9,7 @@ import struct
 import sys
 import termios
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ import resnext
 from resnext.__main__ import main
 from resnext.classes import class_names, wordnet_ids
 from resnext.cli import predict
+from resnext.cli.command_line import Parser
 from tests.conftest import ROOT
 from tests.resnext.cli.prediction import SIZES, make_photos, make_weights, refused, run
 
@@ -91,18 +93,22 @@ def test_grey_and_transparent_images_and_what_is_named_as_url(capsys, photos, we
     assert others[0]["predictions"] == others[1]["predictions"] == others[2]["predictions"]
 
 
-def test_images_of_one_size_go_through_together(monkeypatch, weights):
+def passes(model, images):
+    """The sizes of the batches that the network gets, and the results."""
+    sizes = []
+    hook = model.conv1.register_forward_pre_hook(lambda conv1, inputs: sizes.append(tuple(inputs[0].shape)))
+    results = list(predict.classify(model, [(str(number), image) for number, image in enumerate(images)], 5))
+    hook.remove()
+    return [(n, height, width) for n, _, height, width in sizes], results
+
+
+def test_images_of_one_size_go_through_together(weights):
     model = resnext.from_checkpoint(weights["cifar10"]).eval()
-    images = [(str(number), torch.rand(3, height, width)) for number, (width, height) in enumerate(SIZES * 2)]
-    sizes, forward = [], model.forward_features
-    monkeypatch.setattr(model, "forward_features", lambda x: sizes.append(tuple(x.shape)) or forward(x))
-    monkeypatch.setattr(predict, "_PIXELS_AT_ONCE", 3 * 32 * 32)
-    results = list(predict._results(model, iter([*images, *images[1:3] * 2]), 5))
-    assert [(n, h, w) for n, _, h, w in sizes] == [
-        (1, 33, 40), (2, 32, 32), (1, 48, 64), (1, 33, 40), (2, 32, 32), (1, 48, 64), (3, 32, 32), (1, 32, 32)
-    ]  # fmt: skip
-    assert [result.source for result in results] == [*"01234567", *"1212"]
-    for result, (_, image) in zip(results, images, strict=False):
+    images = [torch.rand(3, height, width) for width, height in SIZES * 2]
+    sizes, results = passes(model, images)
+    assert sizes == [(1, 33, 40), (2, 32, 32), (1, 48, 64)] * 2
+    assert [result.source for result in results] == [*"01234567"]
+    for result, image in zip(results, images, strict=True):
         assert torch.equal(result.image, image)
         assert result.map.shape == (-(-image.shape[1] // 4), -(-image.shape[2] // 4))
         with torch.no_grad():
@@ -110,6 +116,13 @@ def test_images_of_one_size_go_through_together(monkeypatch, weights):
         assert result.classes == logits.topk(5).indices.tolist()
         bias = model.fc.bias[result.classes[0]]
         assert torch.allclose(result.map.mean() + bias, logits.max(), rtol=1e-4)
+
+
+def test_not_too_many_images_go_through_together(weights):
+    model = resnext.from_checkpoint(weights["imagenet"]).eval()
+    sizes, _ = passes(model, [torch.rand(3, 448, 448) for _ in range(5)])
+    assert sizes == [(4, 448, 448), (1, 448, 448)]
+    assert predict.PIXELS_AT_ONCE == 4 * 448 * 448
 
 
 @pytest.mark.filterwarnings("error")  # of letters that the font lacks
@@ -133,7 +146,7 @@ def test_top(capsys, photos, weights):
     options = (photos / "1.png", "--weights", weights["cifar10"], "--top")
     assert "expected at most the network's 10 classes, got 11" in refused(capsys, *options, 11)
     for wrong in (0, -1, "five", 1.5):
-        assert f"argument --top: expected a number from 1 up, got {wrong}" in refused(capsys, *options, wrong)
+        assert f"argument --top: expected a whole number from 1 up, got {wrong}" in refused(capsys, *options, wrong)
     out, _ = run(capsys, *options, 10)
     assert len(out.splitlines()) == 11
 
@@ -168,3 +181,110 @@ def test_progress_bar_on_a_terminal_and_json_beside_it(photos, weights, tmp_path
     assert os.waitpid(child, 0)[1] == 0
     assert b"4/4" in shown
     assert len(json.loads((tmp_path / "out.json").read_text())) == 4
+
+
+def test_bad_images_are_named_and_skipped(capsys, photos, weights, tmp_path):
+    (photos / "bad.png").write_bytes(b"not a picture")
+    arguments = [photos, tmp_path / "absent.png", "--weights", weights["cifar10"], "--json"]
+    out, error = run(capsys, *arguments, status=1)
+    *images, bad, absent = json.loads(out)  # each in its place
+    assert [entry["image"] for entry in images] == [str(photos / f"{number}.png") for number in range(len(SIZES))]
+    assert set(bad) == {"image", "error"}
+    assert bad["image"] == str(photos / "bad.png")
+    assert bad["error"].startswith("expected an image that Pillow reads")
+    assert absent == {"image": str(tmp_path / "absent.png"), "error": "no such file or folder"}
+    assert f"resnext: skipped {photos / 'bad.png'}: expected an image" in error
+    assert f"resnext: skipped {tmp_path / 'absent.png'}: no such file or folder\n" in error
+
+
+def test_an_image_that_cannot_be_preprocessed(capsys, photos, weights):
+    """Pillow reads it, and its values have no range that could be known."""
+    Image.fromarray(np.full((32, 32), -7, np.int32)).save(photos / "signed.tiff")
+    out, error = run(capsys, photos, "--weights", weights["cifar10"], status=1)
+    assert error.startswith(f"resnext: skipped {photos / 'signed.tiff'}: ")
+    assert error.count("\n") == 1
+    assert "signed.tiff" not in out
+
+
+def test_a_skipped_image_stays_in_its_place(capsys, photos, weights):
+    (photos / "1bad.png").write_bytes(b"not a picture")  # between two that go through the network together
+    out, _ = run(capsys, photos, "--weights", weights["cifar10"], "--json", status=1)
+    document = json.loads(out)
+    assert [os.path.basename(entry["image"]) for entry in document] == ["0.png", "1.png", "1bad.png", "2.png", "3.png"]
+    assert ["error" in entry for entry in document] == [False, False, True, False, False]
+
+
+def test_images_too_large_for_a_network_that_does_not_resize(capsys, photos, weights):
+    Image.new("L", (1024, 1025)).save(photos / "large.png")
+    _, error = run(capsys, photos, "--weights", weights["cifar10"], status=1)
+    assert error == (
+        f"resnext: skipped {photos / 'large.png'}: 1024 x 1025 pixels, which this network takes as they are; expected "
+        "at most 1,048,576 (it was trained on 32 x 32): resize the image first\n"
+    )
+    run(capsys, photos, "--weights", weights["imagenet"])
+
+
+@pytest.mark.parametrize("stage", ["forward_features", "preprocess"])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")]
+)
+def test_too_little_memory(capsys, photos, weights, monkeypatch, stage, error):
+    owner = resnext.model.ResNeXt if stage == "forward_features" else predict.CifarPreprocess
+    name = stage if stage == "forward_features" else "forward"
+    forward = getattr(owner, name)
+
+    def small(self, image):
+        width = image.shape[-1] if isinstance(image, torch.Tensor) else image.width
+        if width == 64:
+            raise error
+        return forward(self, image)
+
+    monkeypatch.setattr(owner, name, small)
+    out, said = run(capsys, photos, "--weights", weights["cifar10"], "--json", status=1)
+    assert [entry.get("error") for entry in json.loads(out)] == [
+        *[None] * 3,
+        "this machine's memory is too small for the network at 64 x 48 pixels"
+        if stage == "forward_features"
+        else "too large for this machine's memory",
+    ]
+    assert said.count("\n") == 1
+
+
+def test_other_errors_are_not_taken_for_too_little_memory(capsys, photos, weights, monkeypatch):
+    def broken(self, image):
+        raise RuntimeError("a bug")
+
+    for owner, name in ((resnext.model.ResNeXt, "forward_features"), (predict.CifarPreprocess, "forward")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, broken)
+            assert main(["predict", str(photos), "--weights", str(weights["cifar10"])]) == 2
+        assert capsys.readouterr().err == "resnext: a bug\n"
+
+
+def test_nothing_that_can_be_used(capsys, tmp_path, weights):
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    out, error = run(capsys, tmp_path / "bad.png", tmp_path / "absent.png", "--weights", weights["cifar10"], status=2)
+    assert out == ""
+    assert error.count("resnext: skipped ") == error.count("\n") == 2
+    out, _ = run(capsys, tmp_path / "bad.png", "--weights", weights["cifar10"], "--json", status=2)
+    assert [set(entry) for entry in json.loads(out)] == [{"image", "error"}]
+    absent = tmp_path / "absent.pth"  # loading it would fail
+    out, _ = run(capsys, tmp_path / "absent.png", "--weights", absent, "--json", status=2)
+    assert json.loads(out) == [{"image": str(tmp_path / "absent.png"), "error": "no such file or folder"}]
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_closed_streams(capsys, photos, weights, monkeypatch, closed, options):
+    """Python has None for them."""
+    (photos / "bad.png").write_bytes(b"not a picture")
+    parser = Parser()
+    predict.add_command(parser.add_subparsers())
+    parsed = parser.parse_args(["predict", str(photos), "--weights", str(weights["cifar10"]), *options])
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, closed, None)
+        assert parsed.run(parsed) == 1
+    out, error = capsys.readouterr()
+    assert (out == "") == (closed == "stdout")
+    assert (error == "") == (closed == "stderr")
+    assert "skipped" not in out
