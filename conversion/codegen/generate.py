@@ -22,7 +22,7 @@ from .text import WIDTH, constructor, definitions, fit, is_ours
 # What a submodule is called, where its class in lower case would say less.
 PREFIXES = {"Linear": "fc", "CAddTable": "add", "JoinTable": "join", "ConvTranspose2d": "upconv", "PReLU": "prelu"}
 NAMES = ("x", "y", "z", "u", "v", "w", *(f"x{i}" for i in range(1, 100_000)))
-MAX_CALLS = 500_000  # of PyTorch's functions for one input
+MAX_CALLS = 200_000  # of PyTorch's functions for one input
 MAX_PRODUCTS = 2**43  # minutes; VGG-19 has 2^35
 MAX_VALUES = 2**29  # in all tensors that one input makes; VGG-19 makes 2^25 of 224 x 224 pixels
 

@@ -24,7 +24,7 @@ def first_module(obj: TorchObject) -> list[TorchObject]:
     return children[:1]
 
 
-@builds("nn.DataParallelTable", "nn.DontCast", "nn.NaN", "nn.Profile", "nn.Serial", children=first_module)
+@builds("nn.DataParallelTable", "nn.DontCast", "nn.NaN", "nn.Serial", children=first_module)
 def decorator(obj: TorchObject, module: nn.Module) -> nn.Module:
     """The decorated module itself."""
     return module

@@ -29,7 +29,7 @@ CHILDREN: dict[str, Children] = {}  # of the classes that hold modules
 VIEWS: set[type[nn.Module]] = set()  # modules whose result shares the memory of their input
 
 MAX_LIST = 10_000  # tensors in a list, nested ones included
-MAX_PASSED = 1_000_000  # tensors that the modules of a network take; those of ResNeXt-101 take some 600
+MAX_PASSED = 200_000  # tensors that the modules of a network take; those of ResNeXt-101 take some 600
 
 
 def builds(*classes: str, children: Children | None = None, **options: Any) -> Callable[[Kind], Kind]:

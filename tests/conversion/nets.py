@@ -36,7 +36,7 @@ def dump(root):
         if isinstance(item, (int, float)):
             return writer.number(item)
         if isinstance(item, str):
-            return writer.string(item)
+            return writer.string(item.encode("utf-8", "surrogateescape"))
         if id(item) in indices:
             return writer.ref(TORCH if isinstance(item, (Layer, Longs, np.ndarray)) else TABLE, indices[id(item)])
         if isinstance(item, Longs):
@@ -44,9 +44,10 @@ def dump(root):
         if isinstance(item, np.ndarray):
             at = index(item)
             strides = [int(np.prod(item.shape[i + 1 :])) for i in range(item.ndim)]
-            return writer.tensor(
-                at, "Float", item.shape, strides, writer.storage(index(object()), "Float", item.ravel())
-            )
+            values = item.ravel()
+            if not any(item.strides):  # one value, expanded
+                strides, values = [0] * item.ndim, values[:1]
+            return writer.tensor(at, "Float", item.shape, strides, writer.storage(index(object()), "Float", values))
         if isinstance(item, Layer):
             at = index(item)
             return writer.torch(at, item.class_name, table(index(object()), item.fields))

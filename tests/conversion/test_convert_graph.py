@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -138,20 +139,24 @@ def test_double_becomes_single_precision(tmp_path, capsys):
     assert {value.dtype for value in weights.values()} == {torch.float32}
 
 
-def test_from_another_folder_and_over_older_files(tmp_path):
-    write(tmp_path, NETWORKS["vgg"]())
-    (tmp_path / "vgg.py").write_text("an older one")
-    command = [sys.executable, str(ROOT / "conversion" / "convert_graph.py"), "net.t7", "--out", "vgg"]
-    command += ["--input-shape", "1,3,32,32"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+@pytest.mark.slow
+def test_from_another_folder_and_over_older_files_whatever_the_locale(tmp_path):
+    """What is written is UTF-8 (here a comment of a copied class), as Python reads it."""
+    write(tmp_path, NETWORKS["alexnet"]())
+    (tmp_path / "alexnet.py").write_text("an older one")
+    command = [sys.executable, str(ROOT / "conversion" / "convert_graph.py"), "net.t7", "--out", "alexnet"]
+    command += ["--input-shape", "1,3,67,67"]
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, env=ascii_only)
     assert (done.returncode, done.stderr) == (0, "")
-    assert sorted(os.listdir(tmp_path)) == ["net.t7", "vgg.pth", "vgg.py"]
+    assert sorted(os.listdir(tmp_path)) == ["alexnet.pth", "alexnet.py", "net.t7"]
+    assert not (tmp_path / "alexnet.py").read_bytes().isascii()
     code = (
-        "import sys, torch, vgg; print(vgg.vgg('vgg.pth')(torch.zeros(1, 3, 32, 32)).shape, "
+        "import sys, torch, alexnet; print(alexnet.alexnet('alexnet.pth')(torch.zeros(1, 3, 67, 67)).shape, "
         "any(name.startswith('conversion') for name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert done.stdout.strip() == "torch.Size([1, 10]) False"
+    assert done.stdout.strip() == "torch.Size([10]) False"  # nn.View drops a batch of 1
 
 
 @pytest.mark.parametrize(
@@ -166,10 +171,68 @@ def test_from_another_folder_and_over_older_files(tmp_path):
      (seq(relu(), Layer("nn.Riddle"), Layer("nn.Mystery")), [], "nn.Mystery at modules[3]; nn.Riddle at modules[2]"),
      ({"a": seq(relu()), "b": relu()}, [], "expected one network, got 2: nn.Sequential at a, nn.ReLU at b"),
      ({"epoch": 1, "loss": Layer("nn.MSECriterion")}, [], "expected a network or a table with one in it"),
+     ({"\udcff\x1b[31m\n": seq(relu()), "b": relu()}, [], 'nn.Sequential at ["\\udcff\\x1b[31m\\n"], nn.ReLU at b'),
+     (seq(table(), Net().linear(3, 2)), ["--input-shape", "1,3"], "modules[2]: the network does not run on an input"),
+     (seq(table(relu()), Net().linear(3, 2)), ["--input-shape", "1,3"], "expected a tensor, got a list"),
+     (seq(table(table(relu())), Layer("nn.CAddTable")), ["--input-shape", "1,3"], "expected a tensor in the list"),
+     (table(table(relu()), relu(), kind="nn.Concat", dimension=1), ["--input-shape", "1,3"], "tensors to join"),
+     (seq(Layer("nn.FlattenTable")), ["--input-shape", "1,3"], "expected a list, got a tensor"),
+     (table(relu(), kind="nn.Parallel", inputDimension=4, outputDimension=1), ["--input-shape", "1,3"],
+      "expected a tensor with a dimension 3 (from 0), got (1, 3)"),
+     (table(relu(), kind="nn.Parallel", inputDimension=2, outputDimension=1), ["--input-shape", "1,3"],
+      "1 modules for 3 slices"),
      (3, [], "expected a network or a table with one in it, got 3")],
 )  # fmt: skip
 def test_what_cannot_be_converted(tmp_path, capsys, root, arguments, cause):
     assert cause in refused(capsys, tmp_path, write(tmp_path, root), *arguments)
+
+
+def nested(levels):
+    module = relu()
+    for _ in range(levels):
+        module = seq(module, module)
+    return module
+
+
+FORKS = [table(Layer("nn.Identity"), Layer("nn.Identity")) for _ in range(26)]
+JOINS = [Layer("nn.JoinTable", dimension=1) for _ in range(300)]
+EXPANDED = [Layer("nn.Linear", weight=np.broadcast_to(np.float32(1), (2**12, 2**12))) for _ in range(24)]
+ENLARGE = [Layer("nn.SpatialUpSamplingNearest", scale_factor=2**12) for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("root", "shape", "cause"),
+    [(nested(45), "1,3", "expected at most 20000 calls of modules for one input, got 32767"),
+     (seq(*FORKS), "1,3", "modules[14]: ConcatTable: expected at most 10000 tensors in a list, got 16384"),
+     (seq(*FORKS, Layer("nn.FlattenTable"), Layer("nn.CAddTable")), "1,3", "expected at most 10000 tensors in a list"),
+     (seq(table(*[Layer("nn.Identity")] * 5000), table(*JOINS)), "1,3", "take at most 200000 tensors in all"),
+     (seq(*EXPANDED), f"1,{2**12}", "bytes of expanded values in a file"),
+     (seq(Layer("nn.Padding", dim=1, pad=2**31 - 1)), "4,3", "more than 536870912 values"),
+     (seq(Layer("nn.Replicate", nfeatures=2**31 - 1)), "4,3", "more than 536870912 values"),
+     (seq(*ENLARGE), "1,1,4,4", "modules[2]: the network does not run on an input of shape (1, 1, 4, 4)"),
+     (seq(Layer("nn.SpatialCrossMapLRN", size=2**31 - 1)), "1,3,4,4", "more than 536870912 values"),
+     (seq(Layer("nn.Replicate", nfeatures=2**20), Layer("nn.SplitTable", dimension=1)), "1,1", "200000 steps"),
+     (seq(ENLARGE[0], average(2**13)), "1,1,4,4", "more than 8796093022208 multiplications")],
+    ids=range(11),
+)  # fmt: skip
+def test_a_small_file_that_would_cost_much(tmp_path, capsys, root, shape, cause):
+    """Exponential time, and gigabytes: refused before anything large is made."""
+    path = write(tmp_path, root)
+    assert path.stat().st_size < 2**20
+    assert cause in refused(capsys, tmp_path, path, "--input-shape", shape)
+
+
+def test_constants_that_are_not_finite(tmp_path, capsys):
+    inf, nan = float("inf"), float("nan")
+    root = seq(
+        Layer("nn.Threshold", threshold=-inf, val=0), Layer("nn.Clamp", min_val=0, max_val=inf),
+        Layer("nn.Normalize", p=inf, eps=0), table(Layer("nn.Identity"), Layer("nn.MulConstant", constant_scalar=nan)),
+    )  # fmt: skip
+    module, _ = converted(capsys, write(tmp_path, root), tmp_path / "net", "--input-shape", "1,3")
+    first, second = module.net()(torch.tensor([[-1.0, 2.0, 4.0]]))
+    assert first.tolist() == [[0.0, 0.5, 1.0]]
+    assert second.isnan().all()
+    assert 'nn.Hardtanh(min_val=0.0, max_val=float("inf"))' in (tmp_path / "net.py").read_text()
 
 
 @pytest.mark.parametrize("name", ["my-net", "2net", "class", "net.py", "torch", "json", "_", "é"])

@@ -6,11 +6,17 @@ import pytest
 import torch
 
 from conversion import graph, t7
-from tests.conftest import FIXTURES, MODELS, relative_error, torch7_output
+from tests.conftest import FIXTURES, MODELS, SHARED, relative_error, torch7_output
 from tests.conversion.edit import append, find, make, make_list, put
 from tests.conversion.nets import Layer, Net, build, relu, seq, table
 
 LAYERS = sorted((FIXTURES / "layers").glob("*.t7"))
+# What later classes of nn and other packages do, by Torch7. A few are among the fixtures.
+CLASSES = sorted((SHARED / "classes").glob("*.t7")) or sorted((FIXTURES / "classes").glob("*.t7"))
+NOT_RUN = {
+    "BatchNormalization_single": ValueError, "SpatialBatchNormalization_single": ValueError,
+    "SpatialFullConvolution_two_inputs": TypeError, "Squeeze_all_ones": RuntimeError,
+}  # fmt: skip
 
 
 def torch_values(value):
@@ -41,6 +47,32 @@ def test_layer_gives_torch7s_own_output(recorded):
     got = run(module, given)
     assert got.shape == expected.shape
     assert relative_error(got, expected) <= 1e-6
+
+
+@pytest.mark.parametrize("path", CLASSES, ids=lambda path: path.stem)
+def test_other_class_gives_torch7s_own_output_or_is_refused(path):
+    try:
+        content = t7.load(path)
+        module = graph.to_module(content["module"])
+        given, expected = torch_values(content["input"]), torch_values(content["output"])
+    except t7.T7Error:
+        return
+    with torch.no_grad():
+        if path.stem in NOT_RUN:
+            with pytest.raises(NOT_RUN[path.stem]):
+                module(given)
+        else:
+            assert_close(module(given), expected)
+
+
+def assert_close(got, expected):
+    if isinstance(expected, list):
+        assert len(got) == len(expected)
+        for one, other in zip(got, expected, strict=True):
+            assert_close(one, other)
+        return
+    assert got.shape == expected.shape
+    assert (got.double() - expected.double()).norm() <= 1e-5 * expected.double().norm()
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*is deprecated")

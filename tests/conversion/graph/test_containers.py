@@ -13,7 +13,6 @@ CASES = [
     (table(Layer("nn.Square"), kind="nn.DontCast"), [3.0], [9.0]),
     (table(Layer("nn.Square"), kind="nn.Serial"), [3.0], [9.0]),
     (table(Layer("nn.Square"), kind="nn.NaN"), [3.0], [9.0]),
-    (table(Layer("nn.Square"), kind="nn.Profile"), [3.0], [9.0]),
 ]  # fmt: skip
 
 
