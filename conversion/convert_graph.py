@@ -86,7 +86,7 @@ def convert(path: Path, out: Path, shape: tuple[int, ...] | None = None) -> None
         body, state = generate.generate(network, class_name, shape, docstring)
         with torch.inference_mode():
             expected = network(images.clone())
-    except (t7.T7Error, RuntimeError) as error:
+    except (RuntimeError, IndexError, ValueError) as error:
         place = getattr(error, "object_path", "")
         cause = f"the network does not run on an input of shape {shape}: {getattr(error, 'cause', error)}"
         raise t7.T7Error(cause, path=str(path), object_path=place) from error

@@ -75,12 +75,6 @@ def add_constant(obj: TorchObject) -> nn.Module:
     return filled(CAdd, size, tensors={"bias": stored(obj, "constant_scalar", (size,))})
 
 
-@builds("nn.Mul")
-def mul(obj: TorchObject) -> nn.Module:
-    """nn.Mul."""
-    return filled(Mul, tensors={"weight": stored(obj, "weight", (1,))})
-
-
 class Mul(nn.Module):
     """nn.Mul: x times one learnt number."""
 
@@ -90,6 +84,12 @@ class Mul(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.weight
+
+
+@builds("nn.Mul")
+def mul(obj: TorchObject) -> nn.Module:
+    """nn.Mul."""
+    return filled(Mul, tensors={"weight": stored(obj, "weight", (1,))})
 
 
 def stretch(values: Tensor, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ ROWS = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
 
 
 CASES = [
+    (Layer("nn.WhiteNoise", mean=0.5), [1.0, 2.0], [1.5, 2.5]),
     (Layer("nn.Add", scalar=True, bias=np.float32([2])), ROWS, [[3.0, 4.0, 5.0], [6.0, 7.0, 8.0]]),
     (Layer("nn.Add", bias=np.float32([1, 0, -1])), ROWS, [[2.0, 2.0, 2.0], [5.0, 5.0, 5.0]]),
     (Layer("nn.Add", bias=np.float32([1, 0, -1])), [1.0, 2.0, 3.0], [2.0, 2.0, 2.0]),

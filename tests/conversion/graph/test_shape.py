@@ -65,7 +65,11 @@ CASES = [
     (Layer("nn.Padding", dim=1, pad=1, value=9, index=3), [1.0, 2.0, 3.0], [1.0, 9.0, 2.0, 3.0]),
     (Layer("nn.ShaveImage", size=1), image(3, 4).tolist(), [[[[6.0, 7.0]]]]),
     (Layer("nn.Transpose", permutations=[[1, 2]], numInputDims=2), [ROWS], [[[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]]),
+    (Layer("nn.Collapse", nInputDim=2), [ROWS], [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]),
+    (Layer("nn.Collapse", nInputDim=2), ROWS, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
     (Layer("nn.CopyGrad"), [1.0], [1.0]),
+    (Layer("nn.NormStabilizer"), [1.0], [1.0]),
+    (Layer("nn.TotalDropout"), [1.0], [1.0]),
     (Layer("nn.PrintSize"), [1.0], [1.0]),
     (Layer("nn.ZeroGrad"), [1.0], [1.0]),
 ]  # fmt: skip
