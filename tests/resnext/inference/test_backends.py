@@ -223,26 +223,22 @@ def test_on_a_gpu_without_triton(model, monkeypatch):
 
 
 def test_settings_of_a_gpu_come_back_after_two_threads():
-    inside, leave = threading.Event(), threading.Event()
-    seen = []
+    """The second to come must not find what the first has set, and put that back after it."""
+    entered, leave = [threading.Event(), threading.Event()], [threading.Event(), threading.Event()]
 
-    def first():
+    def work(number):
         with plain_arithmetic(GPU):
-            inside.set()
-            leave.wait(10)
+            entered[number].set()
+            leave[number].wait(10)
 
-    def second():
-        with plain_arithmetic(GPU):
-            seen.append(torch.backends.cudnn.allow_tf32)
-
-    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
     threads[0].start()
-    inside.wait(10)
+    entered[0].wait(10)
     threads[1].start()
-    leave.set()
-    for thread in threads:
-        thread.join()
-    assert seen == [False]
+    entered[1].wait(0.2)  # in vain
+    for number in range(2):
+        leave[number].set()
+        threads[number].join()
     assert torch.backends.cudnn.allow_tf32
     with pytest.raises(ZeroDivisionError), plain_arithmetic(GPU):
         raise ZeroDivisionError
