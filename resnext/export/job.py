@@ -217,23 +217,24 @@ def _run(job: Job) -> Report:
 
 
 def _check(job: Job, temporary: Path) -> float:
-    """The largest relative error of the logits that the file's own runtime computes. Raises ExportError."""
+    """The largest relative error of the logits that the file's own runtime computes; if too large, ExportError."""
     options, format = job.options, FORMATS[job.options.format]
     try:
         run, metadata = format.load(job, temporary)
         if lost := [key for key, value in job.metadata.items() if metadata.get(key) != value]:
-            raise RuntimeError(f"metadata that do not come back: {', '.join(lost)}")
+            raise RuntimeError(f"the file lost metadata: {', '.join(lost)}")
         error = _largest_error(job, run)
     except Exception as failure:  # each runtime has its own
-        reason = f"not written, for {format.runtime} does not take it: {_reason(failure)}"
-        raise ExportError(f"{options.path}: {reason}") from failure
+        raise ExportError(
+            f"{options.path}: not written: {format.runtime} does not load it: {_reason(failure)}"
+        ) from failure
     limit = TOLERANCE[options.precision]
     if not error <= limit:
         dtype = PRECISIONS[options.precision]
         limit = max(allowed_error(job.network, job.module.preprocess(x), dtype, limit) for x in job.images)
     if not error <= limit:
         raise ExportError(
-            f"{options.path}: not written, for the logits that {format.runtime} computes are off by {error:.1e} "
+            f"{options.path}: not written: the logits that {format.runtime} computes are off by {error:.1e} "
             f"(relative); expected at most {limit:.0e} in {options.precision}"
         )
     return error
@@ -244,7 +245,7 @@ def _reason(failure: Exception) -> str:
 
 
 def _largest_error(job: Job, run: Callable[[Tensor], Tensor]) -> float:
-    """NaN where any is. Raises RuntimeError for logits of another shape."""
+    """NaN if any of them is. Raises RuntimeError for logits of another shape."""
     errors: list[float] = []
     with torch.inference_mode():
         for images in job.images:
@@ -261,7 +262,7 @@ def _largest_error(job: Job, run: Callable[[Tensor], Tensor]) -> float:
 def _describe_file(model: ResNeXt, options: Options, shape: tuple[int, ...]) -> dict[str, str]:
     """What the file holds, and what it wants as input."""
     result = {
-        "form": model.form if options.weights_only else "C",  # to fold is to make form C of it
+        "form": model.form if options.weights_only else "C",  # folding makes form C
         "precision": options.precision,
         "project": f"resnext {resnext.__version__}",
         "torch": str(torch.__version__),
@@ -279,7 +280,7 @@ def _describe_file(model: ResNeXt, options: Options, shape: tuple[int, ...]) -> 
 
 
 def _describe_preprocessing(model: ResNeXt) -> dict[str, str]:
-    """All of the authors' preprocessing, for a runtime that does not have it: sizes in pixels, mean and std of RGB."""
+    """All of the authors' preprocessing, for a runtime that lacks it: sizes in pixels, mean and std of R, G and B."""
     if model.in_channels != 3:
         return {"preprocessing": UNKNOWN}
     module: Any = get_preprocess(model.preprocessing)
@@ -298,9 +299,9 @@ def _describe_preprocessing(model: ResNeXt) -> dict[str, str]:
 def _describe_weights(model: ResNeXt, weights: Path | None) -> dict[str, str]:
     """Architecture and origin of a network, whose weights were read from the file `weights`.
 
-    `tensor_digest` is of the network as it was given; for form C as it was converted it is that of the sidecar. The
-    licence is that of the record, or of the sidecar (`.json`) beside the file, each by the file's digest or the
-    record's name of it. Raises WeightsError for a file that cannot be read.
+    `tensor_digest` is of the weights before they are folded: that in the sidecar, for a converted network of form C.
+    The licence comes from the record that has the file's digest or name, or from the sidecar (`.json`) beside the file
+    if that has its digest. Raises WeightsError for a file that cannot be read.
     """
     result = {
         "architecture": _architecture(model),
@@ -320,7 +321,7 @@ def _describe_weights(model: ResNeXt, weights: Path | None) -> dict[str, str]:
 
 
 def _architecture(model: ResNeXt) -> str:
-    """Its name, read off the shapes as for any checkpoint; a network without a classifier cannot be one."""
+    """Its name, read off the shapes as for any checkpoint; a network without a classifier has none."""
     try:
         state_dict = convert_state_dict(model.state_dict(), model.form, "C")
         return Architecture.from_shapes({name: tuple(value.shape) for name, value in state_dict.items()}).name

@@ -91,5 +91,5 @@ def test_a_mismatch_has_status_1_and_leaves_no_file(pth, tmp_path, capsys, monke
     monkeypatch.setitem(FORMATS, "broken", Format(lambda job, path: path.write_bytes(b"new"), load, "torch"))
     out = tmp_path / "a.file"
     message = refused(capsys, "--weights", pth, "--format", "broken", "--out", out, status=1)
-    assert message.startswith(f"{out}: not written, for the logits that torch computes are off by 1.0e-04")
+    assert message.startswith(f"{out}: not written: the logits that torch computes are off by 1.0e-04")
     assert not out.exists()

@@ -214,9 +214,9 @@ RUNTIMES = {
     "expected at most 1e-05 in fp32": lambda job, path: (lambda x: job.network(x) * 1.0001, job.metadata),
     "off by nan": lambda job, path: (lambda x: job.network(x) * float("nan"), job.metadata),
     "expected logits of shape (1, 10), got (1, 9)": lambda job, path: (lambda x: job.network(x)[:, 1:], job.metadata),
-    "do not come back: license": lambda job, path: (job.network, {**job.metadata, "license": "none"}),
-    "torch does not take it: no file of ours": no_file_of_ours,
-    "torch does not take it: MemoryError": nothing_to_say,
+    "lost metadata: license": lambda job, path: (job.network, {**job.metadata, "license": "none"}),
+    "torch does not load it: no file of ours": no_file_of_ours,
+    "torch does not load it: MemoryError": nothing_to_say,
 }
 
 
@@ -229,7 +229,7 @@ def test_a_mismatch_leaves_the_file_as_it_was(model, tmp_path, monkeypatch, reas
         out.write_bytes(before)
     with pytest.raises(ExportError) as caught:
         export(model, out, "other")
-    assert str(caught.value).startswith(f"{out}: not written, for ")
+    assert str(caught.value).startswith(f"{out}: not written: ")
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == ([] if before is None else [before])
