@@ -21,7 +21,9 @@ NormLayer = Callable[[int], nn.Module]
 def check(name: str, value: Any, kind: Any, allowed: Callable[[Any], bool], expected: str) -> None:
     """Raise TypeError for an argument of another kind, and ValueError for a value that is not allowed."""
     if not isinstance(value, kind) or (isinstance(value, bool | str) and kind not in (bool, str)):
-        raise TypeError(f"{name} {value!r} is of type {type(value).__name__}; expected {expected}")
+        got = type(value)
+        of_module = "" if got.__module__ == "builtins" else f"{got.__module__}."  # numpy.bool is not bool
+        raise TypeError(f"{name} {value!r} is of type {of_module}{got.__name__}; expected {expected}")
     if not allowed(value):
         raise ValueError(f"{name} {value!r}; expected {expected}")
 

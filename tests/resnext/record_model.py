@@ -2,7 +2,7 @@
 
     python -m tests.resnext.record_model > tests/fixtures/model.json
 
-Written by the code of commit ee6e6b8, before the network was put into one file. Digests are of bytes and of names, so
+Written by the code of commit 0a1e4e1, before the network was put into one file. Digests are of bytes and of names, so
 that they do not depend on the version of torch; outputs are in double precision, and compared with a tolerance.
 """
 

@@ -4,6 +4,7 @@ import functools
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -164,12 +165,13 @@ def test_what_cannot_be_combined_is_named(options, first, second):
 
 
 @pytest.mark.parametrize("name", ["pretrained", "progress"])
-@pytest.mark.parametrize("value", ["mine.pth", Path("mine.pth"), 1, None])
+@pytest.mark.parametrize("value", ["mine.pth", Path("mine.pth"), 1, None, np.True_])
 def test_a_path_is_no_boolean(name, value):
     """A path would be true, and other weights would be loaded than those that were asked for."""
     with pytest.raises(TypeError, match=f"{name} .* True or False") as caught:
         resnext.create(FAMILY, **{name: value})
-    assert ("weights=" in str(caught.value)) == (value not in (1, None))
+    assert ("weights=" in str(caught.value)) == isinstance(value, str | Path)
+    assert ("of type numpy.bool" in str(caught.value)) == (value is np.True_)
     if name == "progress":
         with pytest.raises(TypeError, match=r"progress .* True or False"):
             resnext.from_checkpoint("mine.pth", progress=value)
