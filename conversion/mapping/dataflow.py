@@ -123,7 +123,7 @@ def _always(obj: TorchObject) -> bool:
 
 
 def _keeps_type(obj: TorchObject) -> bool:
-    return obj.get("_type") in _FLOATS and getattr(obj.get("output"), "class_name", _FLOATS[0]) in _FLOATS
+    return getattr(obj.get("output"), "class_name", obj.get("_type")) in _FLOATS
 
 
 def _drops_nothing(obj: TorchObject) -> bool:

@@ -27,7 +27,7 @@ from ..t7 import T7Error, Table, Tensor, TorchObject, walk
 from .dataflow import Dataflow, Op, trace
 
 PARAMETERS = ("weight", "bias", "running_mean", "running_var", "running_std")
-_MAX_SIDE = 64
+_MAX_SIDE = 64  # of a feature map; the proof runs an image 4 or 32 times as large
 _POOLED_STRIDE = {"imagenet": 32, "cifar": 4}  # pixels of the input to one of the last feature map
 
 
@@ -297,9 +297,16 @@ def _classes(end: Op) -> int:
         if end.kind not in _HEAD:
             raise last.obj.error(f"not a ResNeXt: expected the network to end with linear, got {last.obj.class_name}")
         (end,) = end.inputs
-    weight = end.obj.tensor("weight")
-    if end.kind == "linear" and len(weight.shape) != 2:
-        raise end.obj.error(f"expected a matrix as weight, got {weight!r}")
+    return _outputs(end)
+
+
+def _outputs(op: Op) -> int:
+    """How many outputs a classifier has, which may be a convolution."""
+    if op.kind == "convolution":
+        return op.obj.integer("nOutputPlane", minimum=1)
+    weight = op.obj.tensor("weight")
+    if len(weight.shape) != 2:
+        raise op.obj.error(f"expected a matrix as weight, got {weight!r}")
     return weight.shape[0]
 
 
@@ -392,7 +399,7 @@ class _Head:
 
     def _classify(self, op: Op) -> None:
         """A linear layer takes averages; a convolution of 1x1 may as well come before them."""
-        obj, size = op.obj, op.obj.tensor("weight").shape[0]
+        obj = op.obj
         if op.kind == "linear":
             if len(self.shape) != 1:
                 raise obj.error(
@@ -400,11 +407,11 @@ class _Head:
                 )
             self._check_average(obj)
         else:
-            expected = {"kH": 1, "kW": 1, "dH": 1, "dW": 1, "padH": 0, "padW": 0, "groups": 1}
+            expected = {"kH": 1, "kW": 1, "dH": 1, "dW": 1, "padH": 0, "padW": 0, "padding": 0, "groups": 1}
             got = {name: obj.integer(name, value) for name, value in expected.items()}
             if got != expected or len(self.shape) != 3 or self.factor != 1:
                 raise obj.error(f"not a ResNeXt: expected linear, got a convolution with {got}")
-        self.shape[0] = self.channels = size
+        self.shape[0] = self.channels = _outputs(op)
 
     def _check_average(self, obj: TorchObject) -> None:
         if math.prod(self.shape) != self.channels:
