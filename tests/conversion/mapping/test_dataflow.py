@@ -8,6 +8,9 @@ import torch
 from conversion import mapping, t7, verify
 from tests.conversion.edit import append, find, make, make_list, put
 from tests.conversion.mapping.conftest import BLOCK, BRANCH, refused
+from tests.conversion.nets import dump
+from tests.conversion.resnexts import resnext
+from tests.conversion.t7.t7_writer import read
 
 
 @pytest.fixture
@@ -131,6 +134,17 @@ def test_one_module_whose_output_is_overwritten_while_it_is_needed(models):
             if child.class_name == "cudnn.ReLU":
                 put(obj["modules"], index, relu)
     refused(root, "is used here, after another call or a layer in place overwrote it")
+
+
+def test_one_addition_whose_output_is_its_own_input_is_refused(tmp_path):
+    """The second bottleneck of a stage would add its branch to a sum that it has overwritten by then."""
+    root = read(tmp_path, dump(resnext((2, 1, 1), 2, 4)))
+    add = make(root, "nn.CAddTable", inplace=False)
+    for obj in [obj for obj in t7.walk(root) if isinstance(obj, t7.TorchObject) and "modules" in obj]:
+        for index, child in enumerate(obj.objects(), 1):
+            if child.class_name == "nn.CAddTable":
+                put(obj["modules"], index, add)
+    refused(root, "nn.CAddTable overwrites its own input")
 
 
 def test_a_layer_in_place_before_another_use_is_refused(root):

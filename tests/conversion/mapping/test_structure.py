@@ -181,6 +181,10 @@ def test_a_convolution_as_classifier(root, sample, written):
     )
     early = make(root, "nn.Sequential", modules=make_list(root, *modules[:6], convolution, modules[6], view))
     assert same_weights(early, sample)  # averages of its outputs instead of outputs for averages
+    pool = make(root, "nn.SpatialAveragePooling", kW=8, kH=8, dW=1, dH=1)
+    scale = make(root, "nn.MulConstant", constant_scalar=1 / 64)
+    scaled = make_list(root, *modules[:6], pool, convolution, scale, view)  # which scales the bias as well
+    refused(make(root, "nn.Sequential", modules=scaled), "got a convolution")
     put(convolution, "padW", 1)
     refused(make(root, "nn.Sequential", modules=make_list(root, *modules[:7], convolution, view)), "got a convolution")
 
