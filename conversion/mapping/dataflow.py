@@ -11,7 +11,7 @@ and layers that compute the same are of one kind. What a layer's fields say abou
     it adds nothing                       SpatialZeroPadding and its like, Padding
     it has one input                      CAddTable, JoinTable
     one of several outputs is wanted      SelectTable, NarrowTable
-    it only holds another module          Serial, DontCast, NaN, Profile, DataParallelTable (its first)
+    it only holds another module          Serial, DontCast, NaN, DataParallelTable (its first)
 
 Refused here, whatever the rest of the network is: a module that contains itself; a module whose output is used after
 the same module, or a layer that works in place, has overwritten it; and a network of more than MAX_CALLS calls.
@@ -310,7 +310,6 @@ _CONTAINERS: dict[str, Callable[[_Tracer, TorchObject, Any], Value]] = {
     "nn.NaN": _Tracer.first,
     "nn.NarrowTable": _Tracer.narrow_table,
     "nn.ParallelTable": _Tracer.parallel_table,
-    "nn.Profile": _Tracer.first,
     "nn.SelectTable": _Tracer.select_table,
     "nn.Sequential": _Tracer.sequential,
     "nn.Serial": _Tracer.first,
