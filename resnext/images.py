@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     import requests
     from PIL.Image import Image
 
-# The files of a folder that are taken for images: torchvision's ImageFolder has these but the first and the fourth.
+# Files with these names are images. torchvision's ImageFolder has all of them except the first and the third.
 EXTENSIONS = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MAX_IMAGE_FILE = 64 * 2**20  # bytes that are read of one from a server or an archive; photographs have a few million
 _CHUNK = 2**16
 _KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
-# how urllib3 begins what it says of a connection, in all its versions
+# how urllib3's messages about a connection begin, in all its versions
 _CONNECTION = re.compile(r"<?[\w.]*HTTPS?Connection(Pool)?(\([^)]*\)| object)( at \w+)?>?[:,] ?")
 
 
@@ -54,8 +54,8 @@ def walk_images(folder: str | os.PathLike[str], unreadable: Callable[[OSError], 
     """The image files in a folder and its subfolders, in the order of torchvision's ImageFolder.
 
     Hidden files and folders are left out. Links are followed, but no folder is entered twice, and none that `folder`
-    lies in. `unreadable` is called with the error of each folder that cannot be read. What is not a regular file is
-    listed like one; `open_file` refuses it.
+    lies in. `unreadable` is called with the error of each folder that cannot be read. FIFOs, sockets and
+    devices are listed as well; `open_file` refuses them.
     """
     above = [*Path(os.path.abspath(folder)).parents, *Path(os.path.realpath(folder)).parents]
     entered = {os.path.realpath(parent) for parent in above}
@@ -122,7 +122,7 @@ def decode(file: BinaryIO) -> Image:
         raise ValueError(f"expected an image, got {looks}")
     file.seek(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd EXIF data, and of sizes that Pillow finds suspicious but reads
+        warnings.simplefilter("ignore")  # odd EXIF data; sizes that Pillow finds suspicious but reads
         try:
             image = Image.open(file)
             image.load()
@@ -130,7 +130,7 @@ def decode(file: BinaryIO) -> Image:
             raise ValueError("expected an image that Pillow reads (JPEG, PNG, …), got something else") from None
         except MemoryError:
             raise
-        except Exception as error:  # a damaged image raises whatever it likes
+        except Exception as error:  # damaged images raise errors of many kinds
             raise ValueError(f"cannot be read: {error or type(error).__name__}") from None
     return image
 
@@ -193,6 +193,6 @@ def open_url(url: str, patience: Patience = DEFAULT_PATIENCE) -> Iterator[reques
 
 
 def _without_connection(text: str) -> str:
-    """What urllib3 says of a connection, without naming its classes and their addresses in memory."""
+    """What urllib3 says about a connection, without its class names and memory addresses."""
     text = _CONNECTION.sub("", text)
     return text[2:-2] if text.startswith("('") else text  # some of its errors are pairs: connection, text

@@ -1,4 +1,4 @@
-"""`python -m resnext info [NAME]`: what the networks are, computed from their architectures."""
+"""`python -m resnext info [NAME]`: depth, parameters and multiply-adds of the networks."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from resnext.weights.atomic import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MAX_ROWS = 40  # in one picture: already some 12,000 pixels high
+MAX_ROWS = 40  # in one picture, which is then 14,000 pixels high
 BARS = 5
 _DPI = 120
 _LEFT, _IMAGE, _GAP, _BARS, _RIGHT = 0.5, 2.2, 0.25, 3.0, 0.25  # inches
@@ -60,7 +60,7 @@ def render(rows: Sequence[Row]) -> bytes:
     """The rows, one below the other, as a PNG file. Raises ValueError unless there are 1 to `MAX_ROWS`."""
     from matplotlib import style
 
-    # the user's own style may ask for LaTeX; and a file name may have letters that the font lacks: boxes, then
+    # The user's own style may ask for LaTeX. Letters of a file name that the font lacks are drawn as boxes.
     with style.context("default"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         file = io.BytesIO()
@@ -69,7 +69,7 @@ def render(rows: Sequence[Row]) -> bytes:
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """The figure that `render` makes a file of, with four axes for each row: image, map, the map's scale, bars."""
+    """The figure that `render` writes, with four axes for each row: image, map, the map's scale, bars."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -151,8 +151,8 @@ def _axes(figure: Figure, left: float, bottom: float, width: float, height: floa
 
 def _text(parent: Any, x: float, y: float, text: str, width: float | None = None, **options: Any) -> None:
     """A text in one line, `width` inches at most."""
-    text = " ".join(text.split()).encode("utf-8", "replace").decode()  # a name of a file need not be text
-    artist = parent.text(x, y, text, parse_math=False, **{"color": _INK, **options})  # `$` in a file name is just that
+    text = " ".join(text.split()).encode("utf-8", "replace").decode()  # a file name may hold bytes that are no text
+    artist = parent.text(x, y, text, parse_math=False, **{"color": _INK, **options})  # no formulas in names
     length = len(text)
     while width is not None and length > 1 and artist.get_window_extent().width > width * _DPI:
         length -= 1
@@ -160,7 +160,7 @@ def _text(parent: Any, x: float, y: float, text: str, width: float | None = None
 
 
 def shorten(text: str, length: int) -> str:
-    """A text of at most so many characters; what is left out of the middle shows as an ellipsis."""
+    """A text of at most `length` characters; an ellipsis stands for what is cut out of its middle."""
     if len(text) <= length:
         return text
     head, tail = length // 2, (length - 1) // 2

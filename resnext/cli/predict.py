@@ -27,7 +27,7 @@ from resnext.weights.progress import track
 
 _TOP = 5
 PIXELS_AT_ONCE = 16 * 224 * 224  # that go through the network together
-MAX_PIXELS = 2**20  # of an image that is not resized: already some 6 GB in ResNeXt-29, 8x64d
+MAX_PIXELS = 2**20  # of an image that is not resized; it takes some 6 GB in ResNeXt-29, 8x64d
 
 
 def add_command(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -125,7 +125,7 @@ def classify(
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)  # torch has no class for it
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)  # torch has no exception class for it
 
 
 def _batches(images: Iterable[tuple[str, Tensor] | ImageError]) -> Iterator[list[tuple[str, Tensor]] | ImageError]:
@@ -182,7 +182,7 @@ def _need(module: str, package: str, what: str) -> None:
 
 
 def _check_plot(path: Path, sources: Sequence[str]) -> None:
-    """Refuse, before any work is done, what the plot cannot show and where it cannot be written."""
+    """Raise CommandError, before any work is done, where the plot cannot be drawn or written."""
     _need("matplotlib", "matplotlib", "argument --plot:")
     if path.suffix.lower() != ".png":
         raise CommandError(f"argument --plot: expected a name that ends in .png, got {path}")
@@ -197,7 +197,7 @@ def _check_plot(path: Path, sources: Sequence[str]) -> None:
 
 
 def _check_network(model: ResNeXt, top: int | None) -> None:
-    """Refuse what the network cannot do."""
+    """Raise CommandError for what the network cannot do."""
     if top is not None and top > model.num_classes:
         raise CommandError(f"argument --top: expected at most the network's {model.num_classes} classes, got {top}")
     if model.in_channels != 3:

@@ -32,7 +32,7 @@ except ImportError:  # on Windows nothing keeps a second run out
 
 TOP = 5
 LEVEL = 0.95  # of the confidence intervals
-NO_CLASS = -1  # of a sample without a label that the network knows
+NO_CLASS = -1  # the class of a sample whose label is missing or unknown
 
 
 class Unreadable(NamedTuple):
@@ -144,7 +144,7 @@ class PartialCounts:
             yield
 
     def resume(self) -> dict[int, Counts]:
-        """What is there of this run, by shard. Raises DataError where it is of another run, with the differences."""
+        """What this run has counted so far, by shard. Raises DataError with the differences from another run."""
         if self.folder is None:
             return {}
         now = self._decisive
@@ -170,7 +170,7 @@ class PartialCounts:
         return found
 
     def begin(self) -> None:
-        """Note what run this is, for a later `resume`."""
+        """Write down which run this is, for a later `resume`."""
         if self.folder:
             _write(self.folder / "run.json", json.dumps(self._decisive))
 
@@ -194,9 +194,9 @@ class PartialCounts:
 
 
 def _lock(file: TextIO) -> bool:
-    """Whether this process now has the file to itself.
+    """Lock a file, and return whether this process now has it to itself.
 
-    Not by flock: the workers of a process inherit such a lock, and live on for some seconds where it is killed.
+    flock would not do: workers inherit its locks, and outlive a killed process by some seconds.
     """
     if fcntl is None:
         return True
@@ -204,7 +204,7 @@ def _lock(file: TextIO) -> bool:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
-    # else the run that had it has just ended, and deleted it
+    # the run that had the folder may have ended meanwhile, and deleted the file
     return os.path.exists(file.name) and os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
 
 

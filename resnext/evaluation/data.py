@@ -35,7 +35,7 @@ from resnext.evaluation.counts import NO_CLASS, Unreadable
 from resnext.images import EXTENSIONS, MAX_IMAGE_FILE, decode, open_file, open_url, reason, walk_images
 from resnext.weights.download import DownloadError, check_url
 
-Transform = Callable[[Any], Tensor]  # of a PIL image
+Transform = Callable[[Any], Tensor]  # from a PIL image
 Data: TypeAlias = "Folder | Tars"
 
 _WORDNET_ID = re.compile(r"n\d{8}")
@@ -327,7 +327,7 @@ class Tars:
                     if len(waiting) == self.batch:
                         yield from stack(shard, waiting, transform)
                         waiting = []
-        except Exception as error:  # whatever tarfile, a decompressor or a server's connection raises
+        except Exception as error:  # of tarfile, a decompressor or a connection
             yield Batch(shard, problem=f"{name}: {reason(error)}")
         else:
             yield from stack(shard, waiting, transform)
@@ -370,7 +370,7 @@ def _content(member: bytes | ValueError) -> BinaryIO:
 
 def _is_url(shard: str) -> bool:
     """Whether a shard is a URL or a command, not a file."""
-    return re.match(r"[a-z][a-z0-9+.-]+:", shard) is not None  # two letters at least: one is a drive
+    return re.match(r"[a-z][a-z0-9+.-]+:", shard) is not None  # at least two letters: one is a drive of Windows
 
 
 def _is_server(shard: str) -> bool:
@@ -379,7 +379,7 @@ def _is_server(shard: str) -> bool:
 
 def _expand(pattern: str) -> list[str]:
     if importlib.util.find_spec("webdataset") is None:
-        return [pattern]  # which `Tars` will refuse
+        return [pattern]  # `Tars` refuses it
     from webdataset.shardlists import expand_urls
 
     try:
@@ -419,7 +419,7 @@ def _run_command(command: str) -> Iterator[BinaryIO]:
         try:
             yield stream
         except BaseException:
-            if stream.read(1):  # it would write on
+            if stream.read(1):  # the command is still writing
                 process.kill()
                 raise
             if process.wait() == 0:
@@ -429,7 +429,7 @@ def _run_command(command: str) -> Iterator[BinaryIO]:
 
 
 class _Header(tarfile.TarInfo):
-    """The header of a member. tarfile takes a damaged or missing one for the archive's end; here it is an error."""
+    """The header of a member. tarfile takes a damaged or missing header for the archive's end; this class raises."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
@@ -485,10 +485,10 @@ def _decompressed(stream: BinaryIO) -> BinaryIO:
 
 
 def _samples(members: Iterable[tuple[str, bytes | ValueError]]) -> Iterator[dict[str, Any]]:
-    """Members whose names are alike up to the first dot, by what follows it; as WebDataset has it."""
+    """Members grouped by their name up to the first dot, as WebDataset does; the rest is a key."""
     from webdataset.tariterators import group_by_keys
 
     try:
         yield from group_by_keys({"__url__": "", "fname": name, "data": content} for name, content in members)
     except ValueError as error:
-        raise ValueError(error.args[0]) from None  # webdataset adds to them
+        raise ValueError(error.args[0]) from None  # webdataset adds arguments of its own

@@ -65,7 +65,7 @@ def evaluate(
     Raises DataError for data that cannot be read, for processes that do not agree, and for counts of another run.
     """
     workers = min(processes.cores, MAX_WORKERS) if workers is None else workers
-    threads = min(processes.cores, torch.get_num_threads())  # fewer where OMP_NUM_THREADS says so
+    threads = min(processes.cores, torch.get_num_threads())  # OMP_NUM_THREADS may ask for fewer
     pin = processes.device.type == "cuda"
     with processes.connected(), ExitStack() as stack, thread_pool(threads) as pool:
         _reserve(processes, partial, stack)
@@ -150,7 +150,7 @@ class Processes:
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes: its GPU, which it shares where there are too few, or the processor."""
+        """Where this process computes: on its GPU, shared where there are too few, or on the processor."""
         if torch.cuda.is_available():
             return torch.device("cuda", self.local_rank % torch.cuda.device_count())
         return torch.device("cpu")
@@ -215,11 +215,11 @@ def _one_line() -> Iterator[None]:
 
 @contextmanager
 def thread_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads for `count_shards`. As long as they are there, every operation of torch runs in one thread."""
+    """Threads for `count_shards`. Inside the block, every operation of torch runs in one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        # OpenMP knows the number for each thread apart
+        # OpenMP keeps the number for each thread separately
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
     finally:
@@ -231,7 +231,7 @@ def count_shards(
 ) -> Iterator[tuple[int, Counts]]:
     """The counts of every shard, as soon as its last batch is done. The model is moved to `device`.
 
-    `precision` "fp32" is that and no less on every GPU (no TF32); "bf16" is torch's autocast: convolutions and the
+    `precision` "fp32" is full float32 on every GPU, too (no TF32); "bf16" is torch's autocast: convolutions and the
     classifier in bfloat16, weights and statistics as they are. Raises ProcessorError where that would kill the process.
     """
     if precision == "bf16" and device.type == "cpu":
@@ -256,7 +256,7 @@ def logits_of(model: ResNeXt, images: Tensor, precision: str, pool: ThreadPoolEx
     """
 
     def compute(piece: Tensor) -> Tensor:
-        # both are of the thread that sets them
+        # both hold only for the thread that sets them
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             logits: Tensor = model(piece)
             return logits.float()

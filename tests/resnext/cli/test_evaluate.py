@@ -120,7 +120,7 @@ def test_images_that_cannot_be_read(damaged, tmp_path, capsys, policy, images, t
     assert "resnext: unreadable: class_1/text.jpg: expected an image that Pillow reads (JPEG" in captured.err
 
 
-def test_many_unreadable_images_are_named_in_the_report_alone(damaged, tmp_path, monkeypatch, capsys):
+def test_many_unreadable_images_are_named_only_in_the_report(damaged, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("resnext.cli.evaluate.MAX_NAMED", 1)
     assert damaged.evaluate() == 0
     err = capsys.readouterr().err

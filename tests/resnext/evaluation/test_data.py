@@ -339,7 +339,7 @@ def test_samples_without_an_image_and_its_label_are_named(labelled, tmp_path, po
         "a.tar/4": f"a sample of json{expected}",
         "a.tar/5.jpg": f"a sample of cls, jpg, png{expected}",
     }
-    rows = (tmp_path / "report.csv").read_text().splitlines()[1:]  # of the three with a label alone
+    rows = (tmp_path / "report.csv").read_text().splitlines()[1:]  # three have only a label
     assert sum(int(row.split(",")[2]) for row in rows) == (3 if policy == "wrong" else 1)
     assert not any(row.startswith("-1,") for row in rows)
 
