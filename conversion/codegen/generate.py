@@ -1,8 +1,8 @@
 """A literal graph as Python code: one class with named submodules and a forward without loops.
 
-The graph is followed on an input without values, so that each line can say the shape of what it makes and nothing large
-is made. Containers become code; layers become submodules, created by the call that is their `repr`; the classes that
-PyTorch does not have are copied into the file.
+The graph is traced on the meta device, without values, so that each line can say the shape of its result and nothing
+large is made. Containers become code. Layers become submodules, created by the call that is their `repr`. The classes
+that PyTorch does not have are copied into the file.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def _products(layer: nn.Module) -> int:
 
 
 class _Limits(torch.overrides.TorchFunctionMode):
-    """Ends what would call very many of PyTorch's functions, or make very large tensors of them."""
+    """Raises RuntimeError once a network has called too many of PyTorch's functions, or made too many values."""
 
     def __init__(self) -> None:
         super().__init__()

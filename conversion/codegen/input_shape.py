@@ -41,7 +41,7 @@ def _kept(obj: TorchObject) -> list[tuple[int, ...]]:
     for node in walk(obj):
         if isinstance(node, TorchObject) and "weight" in node:
             size = node.get("iSize")
-            if isinstance(size, Storage) and 3 <= size.count <= 5:
+            if isinstance(size, Storage) and size.dtype.kind == "i" and 3 <= size.count <= 5:
                 kept = [int(n) for n in size.numpy()]
                 return [(1, *kept[1:])] if all(0 < n <= 4096 for n in kept) else []
             return []

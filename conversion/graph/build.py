@@ -91,10 +91,10 @@ class _Builder:
 
 
 class _Outputs(Flow):
-    """Whether Torch7 would compute with a module that is called twice what PyTorch does.
+    """Refuses a graph in which Torch7 overwrites a result that is still in use.
 
-    Each Torch7 module keeps one output, which its next call overwrites. Where the earlier result is still in use, as
-    the first one of an nn.ParallelTable of one module twice, Torch7 goes on with other values: such a graph is refused.
+    Each Torch7 module keeps one output, which its next call overwrites. Where the earlier result is still in use, as in
+    an nn.ParallelTable that holds one module twice, Torch7 goes on with other values than PyTorch would.
 
     A value is a list of values, or the outputs that its tensor may lie in: pairs of a module and which call of it.
     """

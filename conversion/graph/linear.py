@@ -17,7 +17,7 @@ from .registry import builds, filled, stored
 def linear(obj: TorchObject) -> nn.Module:
     """nn.Linear, with a bias or without."""
     shape = obj.tensor("weight").shape
-    if len(shape) != 2:
+    if len(shape) != 2 or 0 in shape:
         raise obj.error(f"expected a matrix as weight, got {obj['weight']!r}")
     tensors = with_bias(obj, stored(obj, "weight", shape), shape[0])
     return filled(nn.Linear, shape[1], shape[0], bias="bias" in tensors, tensors=tensors)

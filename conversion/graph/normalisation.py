@@ -20,7 +20,7 @@ def batch_norm(obj: TorchObject, kind: type[nn.Module]) -> nn.Module:
     size = (mean.numel,)
     if "running_var" in obj:
         variance = stored(obj, "running_var", size)
-    else:  # version 1 of the class kept 1 / sqrt(var + eps); what it does when it reads such a file
+    else:  # version 1 of the class kept 1 / sqrt(var + eps); this is how Torch7 reads such a file
         std = stored(obj, "running_std", size)
         variance = (std.double().pow(-2) - eps).to(std.dtype)
     tensors = {"running_mean": stored(obj, "running_mean", size), "running_var": variance}
@@ -90,7 +90,7 @@ def lrn(obj: TorchObject) -> nn.Module:
 
 
 class Dropout(nn.Module):
-    """nn.Dropout: a copy of x unless `inplace`. The first version does not scale in training, but here, by 1 - p."""
+    """nn.Dropout: a copy of x unless `inplace`. The first version scales in evaluation, by 1 - p, not in training."""
 
     def __init__(self, p: float, v2: bool = True, inplace: bool = False) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from .registry import builds
 
 
 def pad_to_last_window(x: Tensor, kernel: list[int], stride: list[int], value: float) -> Tensor:
-    """x with `value` behind it, for as long as the windows last that Torch7 has in ceil_mode and PyTorch has not."""
+    """x with `value` appended, so that PyTorch has all the windows that Torch7 has in ceil_mode."""
     pads: list[int] = []
     for i in range(len(kernel)):  # F.pad begins with the last dimension
         size = x.shape[-1 - i]
@@ -31,7 +31,7 @@ def pad_to_last_window(x: Tensor, kernel: list[int], stride: list[int], value: f
 
 
 def window_size(size: int, kernel: int, stride: int, x: Tensor) -> Tensor:
-    """How far each window of a dimension without padding reaches in Torch7's reckoning: to the end of x, if beyond."""
+    """How many values each window of a dimension without padding covers as Torch7 counts: only those inside x."""
     starts = torch.arange(0, -((kernel - size) // stride) * stride + 1, stride, dtype=x.dtype, device=x.device)
     return (starts + kernel).clamp(max=size) - starts
 
@@ -70,7 +70,7 @@ def max_pooling(obj: TorchObject, dims: int) -> nn.Module:
 
 
 class AvgPool(nn.Module):
-    """Average pooling of images or volumes: as PyTorch's, but for the windows it keeps."""
+    """Average pooling of images or volumes: like PyTorch's, except for the last windows."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ def average_pooling(obj: TorchObject, dims: int, divides: bool = False) -> nn.Mo
     counts = obj.boolean("count_include_pad", True)
     kind: Any = nn.AvgPool2d if dims == 2 else nn.AvgPool3d
     module: nn.Module = kind(kernel, stride, pads)
-    if ceil_mode or not counts:  # in part PyTorch's own would do, but for its repr, which leaves these two out
+    if ceil_mode or not counts:  # PyTorch's own would often do, but its repr leaves these two out
         module = AvgPool(kernel, stride, pads, ceil_mode, counts)
     if divides or obj.boolean("divide", False):
         return module

@@ -1,7 +1,7 @@
 """What the files of this folder share: which Torch7 class is made by what, and how a value flows through a module.
 
 A new layer touches the file of its theme: a module that computes what Torch7 computes in evaluation, unless PyTorch
-has one, and a builder that makes it of the fields of an object, entered with `builds`. `build.py` imports the themes.
+has one, and a builder that makes it from the fields of an object, entered with `builds`. `build.py` imports the themes.
 
 Modules hold no reference to this folder: convert_graph.py copies their source, without decorators, into what it
 writes. They need nothing but torch, and the `repr` of a module is the call that makes it.

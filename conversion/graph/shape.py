@@ -155,7 +155,7 @@ def select(obj: TorchObject) -> nn.Module:
 class Squeeze(nn.Module):
     """nn.Squeeze: without dimensions of 1, or without that one; a tensor keeps at least one dimension.
 
-    Without `dimension`, a batch of 1 survives where `input_dims` is set, and Torch7 makes nothing of a single value.
+    Without `dimension`, a batch of 1 survives where `input_dims` is set, and a single value is refused.
     """
 
     def __init__(self, dimension: int | None = None, input_dims: int = 0) -> None:
@@ -167,7 +167,7 @@ class Squeeze(nn.Module):
         dimension = self.dimension
         if dimension is None:
             if x.numel() == 1:
-                raise RuntimeError("nn.Squeeze of a single value, of which Torch7 makes an empty tensor")
+                raise RuntimeError("nn.Squeeze of a single value: Torch7 gives an empty tensor")
             out = x.squeeze()
             return out.unsqueeze(0) if batched and x.shape[0] == 1 else out
         out = x.squeeze(dimension + 1 if batched else dimension)
@@ -270,7 +270,7 @@ class Contiguous(nn.Module):
 
 
 class Copy(nn.Module):
-    """nn.Copy: a copy, of the type of `like`, which changes with that of the network."""
+    """nn.Copy: a copy in the type of the buffer `like`, which `.float()` or `.double()` of the network changes."""
 
     def __init__(self) -> None:
         super().__init__()

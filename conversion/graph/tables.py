@@ -24,19 +24,19 @@ def as_list(value: Any) -> list[Any]:
         if not torch.jit.isinstance(value, list[Any]):
             raise RuntimeError("expected a list, got a tensor")
         return value
-    if not isinstance(value, list):  # what a tensor's slices would be: Torch7 fails on its size
+    if not isinstance(value, list):  # a tensor could be indexed too, but Torch7 fails here
         raise RuntimeError("expected a list, got a tensor")
     return value
 
 
 def as_tensors(value: Any) -> list[Tensor]:
-    """The value, which must be a list of tensors. To TorchScript that is another type than a list of anything."""
+    """The value, which must be a list of tensors. To TorchScript, list[Tensor] is not a list[Any]."""
     if torch.jit.is_scripting() and torch.jit.isinstance(value, list[Tensor]):
         return value
     return [as_tensor(item) for item in as_list(value)]
 
 
-# --- arithmetic: Torch7 does not broadcast; it takes the values of equally many in order, in the first one's shape ---
+# --- arithmetic: Torch7 does not broadcast; it combines equally many values in order, in the shape of the first -----
 
 
 class CAddTable(nn.Module):
@@ -214,7 +214,7 @@ def join_or_split(obj: TorchObject, kind: type[JoinTable] | type[SplitTable]) ->
     return kind(obj.dimension(), obj.integer("nInputDims", 0, minimum=0))
 
 
-# --- lists to lists: what these give is no new tensor, so that no code has to be written for them -------------------
+# --- lists to lists: these make no new tensors, so that convert_graph.py writes no code for them ---------------------
 
 
 class SelectTable(nn.Module):

@@ -122,9 +122,10 @@ def test_every_recorded_layer(tmp_path, path):
 
 def test_a_network_in_a_table_and_in_a_data_parallel_table(tmp_path, capsys):
     net = seq(Net().linear(3, 2))
+    model = Layer("nn.DataParallelTable", modules=[net])
     content = {
-        "model": Layer("nn.DataParallelTable", modules=[net]), "epoch": 3, "criterion": Layer("nn.ClassNLLCriterion"),
-        "optimState": {"learningRate": 0.1},
+        "model": model, "best": {"model": model}, "epoch": 3, "criterion": Layer("nn.ClassNLLCriterion"),
+        "optimState": {"learningRate": 0.1}, "confusion": Layer("optim.ConfusionMatrix"),
     }  # fmt: skip
     module, _ = converted(capsys, write(tmp_path, content), tmp_path / "new" / "AlexNet")
     assert module.AlexNet()(torch.ones(4, 3)).shape == (4, 2)  # no function of a name that is the class's

@@ -1,7 +1,10 @@
 """The shape of the input, inferred."""
 
+import numpy as np
+
 from conversion import graph, t7
 from conversion.codegen import input_shape
+from tests.conversion.edit import put
 from tests.conversion.nets import Layer, Longs, Net, average, pool, seq, view
 from tests.conversion.test_convert_graph import write
 
@@ -25,3 +28,11 @@ def test_input_shapes_are_inferred(tmp_path):
     deep = Layer("nn.VolumetricConvolution", **{**net.conv(3, 4, 3).fields, "kT": 3, "dT": 1, "padT": 0,
                  "weight": net.array(4, 3, 3, 3, 3)})  # fmt: skip
     assert infer(tmp_path, seq(deep)) == (1, 3, 16, 224, 224)
+
+
+def test_a_kept_shape_that_is_none_is_passed_over(tmp_path):
+    convolution = Net().conv(3, 4)
+    convolution.fields["bias"] = np.full(4, np.inf, "f4")
+    obj = t7.load(write(tmp_path, convolution))
+    put(obj, "iSize", obj["bias"].storage)
+    assert input_shape.infer(obj, graph.to_module(obj)) == (1, 3, 224, 224)

@@ -101,8 +101,8 @@ def test_fields_that_make_no_sense(tmp_path, root, cause):
     refused(tmp_path, root, cause)
 
 
-def test_what_torch7_makes_nothing_of(tmp_path):
-    with pytest.raises(RuntimeError, match="of which Torch7 makes an empty tensor"):
+def test_inputs_that_are_refused(tmp_path):
+    with pytest.raises(RuntimeError, match="Torch7 gives an empty tensor"):
         build(tmp_path, Layer("nn.Squeeze"))(torch.ones(1, 1))
     with pytest.raises(RuntimeError, match="fewer dimensions than"):
         build(tmp_path, Layer("nn.Unsqueeze", pos=1, numInputDims=3))(torch.ones(1))
