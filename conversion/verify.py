@@ -3,9 +3,9 @@
 Two readings of the file that share no code but the reader must agree, stage by stage, on random images; where
 torchvision can be imported, its model with the same weights must agree as well.
 
-They run in float32 first. Where they differ by more than the order of the same sums amounts to, which a deep network,
-one of form A or B, or large biases in the convolutions can bring about, both run again in double precision, with the
-file's values as they were before rounding. What is wrong differs there just as much; what is right agrees.
+They run in float32 first, where the same sums in another order differ by rounding. In a deep network of form A or B, or
+one with large biases in its convolutions, that can exceed the tolerance. Then both run again in double precision, with
+the file's values as they were before rounding: what is right agrees there, and what is wrong differs just as much.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A Torch7 graph that is a ResNeXt to its architecture and state_dict, by structure."""
+"""A Torch7 network that is a ResNeXt to its architecture and state_dict, by what it computes."""
 
 from .convert import Conversion, convert
 

@@ -5,11 +5,15 @@
     branch  = paths (convolution, batch norm, ReLU, convolution, batch norm, ReLU), joined; convolution, batch norm
     head    = the average of each feature map, and a linear layer; written in one of many ways
 
-A file is refused, with the place, where a layer is of another kind than this sentence wants, or its output goes
-elsewhere too; where its sizes, strides, paddings or dilation are not those of a ResNeXt (`values` compares those of
-convolutions); where max pooling rounds sizes up; where the head does not average the whole map, or sums without
-dividing; where a batch norm's eps is not 1e-5; where the file holds no network or several, or parameters that the
-network does not use.
+A file is refused, with the place at fault, where
+
+- it holds no network, or several; or a network has parameters that it does not use, or uses a layer's twice;
+- a layer is of another kind than this grammar wants, or its output goes elsewhere as well;
+- sizes, strides, paddings, groups or dilation are not those of a ResNeXt (`values` compares those of convolutions);
+- max pooling rounds sizes up, or paths are joined along another dimension than the channels;
+- the head does not average the whole map, sums without dividing, mixes images or channels, or does anything after
+  the classifier;
+- a batch normalization's eps is not 1e-5 (`values`, which lists what numbers are refused).
 """
 
 from __future__ import annotations

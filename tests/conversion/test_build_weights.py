@@ -110,7 +110,7 @@ def test_no_verify_leaves_the_proof_out_and_says_so(capsys, sample, out, monkeyp
     assert json.loads(next(out.glob("*.json")).read_text())["proof"] is None
 
 
-def test_licence_is_that_of_the_official_weights_for_their_names_alone(capsys, sample, tmp_path):
+def test_only_files_named_like_the_official_ones_get_their_licence(capsys, sample, tmp_path):
     official = tmp_path / "resnext_50_32x4d.t7"
     official.write_bytes(sample.read_bytes())
     for path, licence in (
