@@ -5,29 +5,25 @@ from __future__ import annotations
 import errno
 import io
 import os
-import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from resnext.weights import environment
 from resnext.weights.download import (
     DEFAULT_PATIENCE,
     DownloadError,
     Patience,
     check_url,
+    content_length,
     is_url,
     local_path,
-    open_session,
+    open_url,
 )
-from resnext.weights.download import reason as innermost
 from resnext.weights.files import foreign
 
 if TYPE_CHECKING:
-    import requests
     from PIL.Image import Image
 
 # Files with these names are images. torchvision's ImageFolder has all of them except the first and the third.
@@ -35,8 +31,6 @@ EXTENSIONS = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", 
 MAX_IMAGE_FILE = 64 * 2**20  # bytes that are read of one from a server or an archive; photographs have a few million
 _CHUNK = 2**16
 _KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
-# how urllib3's messages about a connection begin, in all its versions
-_CONNECTION = re.compile(r"<?[\w.]*HTTPS?Connection(Pool)?(\([^)]*\)| object)( at \w+)?>?[:,] ?")
 
 
 class ImageError(ValueError):
@@ -163,36 +157,10 @@ def _open(source: str, patience: Patience) -> BinaryIO:
 
 def _fetch(url: str, patience: Patience) -> bytes:
     with open_url(url, patience) as response:
-        length = response.headers.get("Content-Length", "")
+        announced = content_length(response) or 0
         body = bytearray()
         for chunk in response.iter_content(_CHUNK):
             body += chunk
-            if len(body) > MAX_IMAGE_FILE or (length.isdigit() and int(length) > MAX_IMAGE_FILE):
+            if max(len(body), announced) > MAX_IMAGE_FILE:
                 raise DownloadError(f"expected an image of at most {MAX_IMAGE_FILE >> 20} MiB, the server has more")
         return bytes(body)
-
-
-@contextmanager
-def open_url(url: str, patience: Patience = DEFAULT_PATIENCE) -> Iterator[requests.Response]:
-    """What a server answers under status 200, still to be read. Raises DownloadError, also while it is read."""
-    check_url(url)
-    if environment.offline():
-        raise DownloadError("RESNEXT_OFFLINE=1 forbids to download")
-    try:
-        import requests
-        import urllib3
-    except ImportError:
-        raise DownloadError("downloading needs requests: pip install requests") from None
-    try:
-        with open_session(patience) as session, session.get(url, stream=True, timeout=patience.timeout) as response:
-            if response.status_code != 200:
-                raise DownloadError(f"HTTP status {response.status_code} {response.reason}")
-            yield response
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise DownloadError(_without_connection(innermost(error))) from None
-
-
-def _without_connection(text: str) -> str:
-    """What urllib3 says about a connection, without its class names and memory addresses."""
-    text = _CONNECTION.sub("", text)
-    return text[2:-2] if text.startswith("('") else text  # some of its errors are pairs: connection, text

@@ -32,8 +32,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from resnext.classes import class_names, output_ids
 from resnext.evaluation import DataError
 from resnext.evaluation.counts import NO_CLASS, Unreadable
-from resnext.images import EXTENSIONS, MAX_IMAGE_FILE, decode, open_file, open_url, reason, walk_images
-from resnext.weights.download import DownloadError, check_url
+from resnext.images import EXTENSIONS, MAX_IMAGE_FILE, decode, open_file, reason, walk_images
+from resnext.weights.download import DownloadError, check_url, open_url
 
 Transform = Callable[[Any], Tensor]  # from a PIL image
 Data: TypeAlias = "Folder | Tars"

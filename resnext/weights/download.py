@@ -165,11 +165,18 @@ def download(
 
 
 @contextlib.contextmanager
-def open_url(
-    url: str, patience: Patience = DEFAULT_PATIENCE, headers: dict[str, str] | None = None
-) -> Iterator[requests.Response]:
-    """What a server answers, of whatever status, its body still to be read. Raises DownloadError, also in the block."""
+def open_url(url: str, patience: Patience = DEFAULT_PATIENCE) -> Iterator[requests.Response]:
+    """What a server answers under status 200, its body still to be read. Raises DownloadError, also in the block."""
     check_url(url)
+    with _answer(url, patience) as response:
+        if response.status_code != 200:
+            raise DownloadError(f"HTTP status {response.status_code} {response.reason}")
+        yield response
+
+
+@contextlib.contextmanager
+def _answer(url: str, patience: Patience, headers: dict[str, str] | None = None) -> Iterator[requests.Response]:
+    """What a server answers, of whatever status. Raises as `open_url`."""
     if environment.offline():
         raise DownloadError("RESNEXT_OFFLINE=1 forbids downloads")
     try:
@@ -177,7 +184,7 @@ def open_url(
         import urllib3
     except ImportError:
         raise DownloadError("downloading needs requests: pip install requests") from None
-    with open_session(patience) as session:
+    with _open_session(patience) as session:
         try:
             response = session.get(url, headers=headers, stream=True, timeout=patience.timeout)
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:  # of bad redirects
@@ -275,7 +282,7 @@ class _Transfer:
     def _request(self) -> None:
         begun = self._begun()
         headers = {"Range": f"bytes={begun.offset}-", "If-Range": begun.validator} if begun else None
-        with open_url(self.url, self.patience, headers) as response:
+        with _answer(self.url, self.patience, headers) as response:
             status = response.status_code
             if status == 206 and begun is None:
                 raise DownloadError("the whole file was asked for, and the server sent a part of it")
@@ -290,7 +297,7 @@ class _Transfer:
             if status == 206 and begun is not None:
                 self._receive(_chunks(response), begun)
                 return
-            total = _content_length(response)
+            total = content_length(response)
             if total is None and not response.raw.chunked and self.sha256 is None:
                 raise DownloadError("the server does not say how long the file is, and no digest is known")
             self._check_total(total)
@@ -442,7 +449,8 @@ def _validator(response: requests.Response) -> str:
     return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
 
 
-def _content_length(response: requests.Response) -> int | None:
+def content_length(response: requests.Response) -> int | None:
+    """The bytes that a server announces; None where it does not, or writes no number."""
     length = response.headers.get("Content-Length", "")
     return int(length) if re.fullmatch("[0-9]{1,18}", length) else None
 
@@ -457,7 +465,7 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
         raise _BrokenOffError(reason(error)) from None
 
 
-def open_session(patience: Patience) -> requests.Session:
+def _open_session(patience: Patience) -> requests.Session:
     """A session that retries as `patience` says, and fetches nothing that `check_url` refuses."""
     import requests
     from requests.adapters import HTTPAdapter

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from resnext.architecture import Architecture, check_shapes
 from resnext.forms import convert_state_dict, find_form
 from resnext.model import ResNeXt, make_classifier
+from resnext.weights.download import is_url
 from resnext.weights.files import WeightsError, first_line, on_cpu, read_state_dict, warn
 from resnext.weights.pretrained import fetch
 
@@ -58,8 +59,8 @@ def _find_file(weights: str | os.PathLike[str], progress: bool) -> str:
         raise TypeError(f"weights: expected a path or URL, got {type(weights).__name__}")
     if weights in AUTHORS_WEIGHTS:
         raise WeightsError(f"{weights!r} is no file; for the authors' weights: create(name, pretrained=True)")
-    if isinstance(weights, str) and "://" in weights:
-        return str(fetch(weights, progress=progress))
+    if is_url(weights):
+        return str(fetch(str(weights), progress=progress))
     return os.fspath(weights)
 
 

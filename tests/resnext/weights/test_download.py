@@ -20,6 +20,7 @@ from resnext.weights.download import (
     is_url,
     local_path,
     open_url,
+    reason,
 )
 from resnext.weights.files import WeightsError
 from tests.resnext.site import answer, status, stream
@@ -537,9 +538,9 @@ def test_the_local_path_of_a_place(tmp_path):
 # --- one answer ----------------------------------------------------------------------------------------------------
 
 
-def test_open_url_gives_any_answer(site):
-    with open_url(f"{site.url}/absent", IMPATIENT) as response:
-        assert response.status_code == 404
+def test_open_url(site):
+    with pytest.raises(DownloadError, match="HTTP status 404"), open_url(f"{site.url}/absent", IMPATIENT):
+        pass
     with open_url(f"{site.url}/weights.pth", IMPATIENT) as response:
         assert response.content == BODY
 
@@ -555,3 +556,18 @@ def test_open_url_while_offline(site, monkeypatch):
     with pytest.raises(DownloadError, match="RESNEXT_OFFLINE=1 forbids downloads"), open_url(f"{site.url}/weights.pth"):
         pass
     assert site.requests == []
+
+
+@pytest.mark.parametrize(
+    ("said", "plain"),
+    [
+        ("HTTPSConnection(host='a.b', port=443): Failed to resolve 'a.b'", "Failed to resolve 'a.b'"),
+        ("HTTPConnectionPool(host='a.b', port=80): Read timed out.", "Read timed out."),
+        ("<urllib3.connection.HTTPSConnection object at 0x7f12>: Failed to connect", "Failed to connect"),
+        ("(<HTTPSConnection(host='a.b', port=443) at 0x7f12>, 'Connection to a.b timed out.')",
+         "Connection to a.b timed out."),
+        ("an image (of an HTTPSConnection)", "an image (of an HTTPSConnection)"),
+    ],
+)  # fmt: skip
+def test_errors_of_connections_name_no_class(said, plain):
+    assert reason(OSError(OSError(said))) == plain
