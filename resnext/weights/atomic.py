@@ -77,12 +77,12 @@ def _locked_folder(parent: Path) -> Iterator[Path]:
             lock = _lock(hidden, wait=True)
             if hidden.exists():
                 break
+            _unlock(lock)
     try:
         yield hidden
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+        _unlock(lock)
 
 
 def clear_hidden(folder: Path) -> None:
@@ -92,10 +92,11 @@ def clear_hidden(folder: Path) -> None:
             if path.is_symlink() or not path.is_dir():
                 if is_old(path):
                     path.unlink()
-            elif (lock := _lock(path)) is not None or is_old(path):
-                shutil.rmtree(path)
-                if lock is not None:
-                    os.close(lock)
+                continue
+            lock = _lock(path)
+            if lock is not None or is_old(path):
+                shutil.rmtree(path, ignore_errors=True)
+            _unlock(lock)
 
 
 def _lock(folder: Path, wait: bool = False) -> int | None:
@@ -115,6 +116,11 @@ def _lock(folder: Path, wait: bool = False) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def _unlock(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 def is_old(path: Path, days: float = 1) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -124,7 +125,7 @@ def torch7_file(record: Record, *, progress: bool = True) -> Iterator[tuple[Path
     after. Raises DownloadError.
     """
     source = record.torch7
-    copy, downloaded = cache_dir() / source.file, _download_folder() / source.file
+    copy, downloaded = cache_dir() / source.file, _download_folder(record) / source.file
     seen = cache_dir() / f"{source.file}.sha256"
     expected = source.sha256 or read_digest(seen)
     for path in (copy, downloaded):
@@ -171,29 +172,25 @@ def _download_torch7(record: Record, target: Path, expected: str | None, progres
     return sha256
 
 
-def _download_folder() -> Path:
-    """Where Torch7 files are until they are converted. All that is in it was downloaded by this code."""
-    return cache_dir() / "torch7"
+def _download_folder(record: Record) -> Path:
+    """Where the authors' file is until it is converted. All that is in it was downloaded by this code."""
+    return cache_dir() / f"{record.architecture}.torch7"
 
 
 def _torch7_files(record: Record) -> list[Path]:
     """A copy of the authors' file that can be converted without the network, of the user's or of an earlier process."""
-    files = (folder / record.torch7.file for folder in (cache_dir(), _download_folder()))
+    files = (folder / record.torch7.file for folder in (cache_dir(), _download_folder(record)))
     return [path for path in files if record.hosted is None and path.is_file()]
 
 
 def _clear_torch7(record: Record, *, locked_here: bool = False) -> None:
     """Delete what was downloaded of the authors' file, by this process or one that died; it is not needed any more."""
-    file = _download_folder() / record.torch7.file
-    left = [path for suffix in ("", ".partial", ".partial.json") if (path := Path(f"{file}{suffix}")).exists()]
-    if not left:
-        return
-    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-        if not locked_here:
-            stack.enter_context(locked(record.architecture, wait=False))
-        for path in left:
-            path.unlink(missing_ok=True)
-        _download_folder().rmdir()
+    folder = _download_folder(record)
+    if folder.exists():
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            if not locked_here:
+                stack.enter_context(locked(record.architecture, wait=False))
+            shutil.rmtree(folder)
 
 
 def fetch(url: str, *, progress: bool = True) -> Path:

@@ -217,7 +217,7 @@ def test_a_copy_with_another_digest_is_left_and_not_used(record, home, site, sam
     assert (home / T7).read_bytes() == other
 
 
-@pytest.mark.parametrize("place", ["", "torch7"])  # the user's copy, and what an earlier process downloaded
+@pytest.mark.parametrize("place", ["", f"{NAME}.torch7"])  # the user's copy, and what an earlier process downloaded
 def test_a_file_that_does_not_convert_is_put_out_of_the_way(record, home, site, sample, place):
     (home / place).mkdir(parents=True)
     (home / place / T7).write_bytes(sample.read_bytes()[:3000])
@@ -311,19 +311,19 @@ def fill():
 @pytest.mark.parametrize(
     ("event", "name"),
     [
-        ("os.rename", f"/torch7/{T7}"),  # downloaded, but not under its name
-        ("open", f"/torch7/{T7}"),  # before the conversion
+        ("os.rename", f"/{NAME}.torch7/{T7}"),  # downloaded, but not under its name
+        ("open", f"/{NAME}.torch7/{T7}"),  # before the conversion
         ("os.rename", ".pth"),  # converted
         ("os.rename", ".verified.json"),  # written
         ("os.rename", f"{T7}.sha256"),  # noted
-        ("os.remove", f"/torch7/{T7}"),  # no longer needed
+        ("shutil.rmtree", f"/{NAME}.torch7"),  # no longer needed
     ],
 )
 def test_what_is_left_of_a_conversion_is_used_or_deleted(record, home, site, event, name, how):
     died = die(home, lambda *change: change[0] == event and change[1].endswith(name), how)
-    assert died == ((event, how) != ("os.remove", fill))  # then the weights are there all the same
+    assert died == ((event, how) != ("shutil.rmtree", fill))  # then the weights are there all the same
     if event == "os.rename" and name.endswith((".pth", ".sha256")):
-        assert (home / "torch7" / T7).exists()
+        assert (home / f"{NAME}.torch7" / T7).exists()
         assert_nothing_is_left(home)
         assert site.asked == [T7]
     else:
