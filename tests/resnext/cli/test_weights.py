@@ -63,3 +63,13 @@ def test_a_file_that_decayed_without_a_new_date_is_reported_by_verify(record, ho
     status, cells, stderr = weights(capsys, "--verify")
     assert (status, path.name in cells) == (1, True)
     assert stderr.startswith(f"resnext: {path}: expected SHA-256 b72525b4")
+
+
+def test_bad_usage_is_one_line(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["wights"])
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    assert stderr.startswith("resnext: ")
+    assert stderr.count("\n") == 1
+    assert "invalid choice: 'wights'" in stderr
