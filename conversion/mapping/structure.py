@@ -31,7 +31,7 @@ from ..t7 import T7Error, Table, Tensor, TorchObject, walk
 from .dataflow import Dataflow, Op, trace
 
 PARAMETERS = ("weight", "bias", "running_mean", "running_var", "running_std")
-_MAX_SIDE = 32  # of a feature map; the proof runs images 4 or 32 times as large
+_MAX_SIDE = 64  # of a feature map; the proof runs an image 4 or 32 times as large
 _POOLED_STRIDE = {"imagenet": 32, "cifar": 4}  # pixels of the input to one of the last feature map
 
 

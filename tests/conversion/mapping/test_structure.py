@@ -208,7 +208,7 @@ WRONG_HEADS = {
     "over no dimension": (lambda make, sizes: [make("nn.Mean", dimension=6)], "dimension 6 of images of shape"),
     "a huge kernel": (
         lambda make, sizes: [make("nn.SpatialAveragePooling", kW=1000, kH=1000, dW=1, dH=1, divide=True)],
-        "expected pooling of at most 32x32",
+        "expected pooling of at most 64x64",
     ),
     "a slice": (
         lambda make, sizes: [make("nn.Select", dimension=3, index=1), make("nn.Select", dimension=3, index=1)],
