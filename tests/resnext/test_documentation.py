@@ -9,6 +9,7 @@ import torch
 
 import resnext
 from resnext.weights import records
+from resnext.weights.download import sha256_of
 from tests.conftest import FIXTURES, ROOT
 
 NAME = "resnext50_32x4d"
@@ -50,7 +51,9 @@ def clone(integrations, state_dict, home, tmp_path, monkeypatch):
     torch.save(state_dict, path)
     (home.parent / "org_resnext_main").symlink_to(ROOT)
     content = json.loads(records.RECORDS.read_text())
-    content[NAME]["hosted"] = {"file": path.name, "urls": [], "size": path.stat().st_size, "sha256": "0" * 64}
+    content[NAME]["hosted"] = {
+        "file": path.name, "urls": [], "size": path.stat().st_size, "sha256": sha256_of(path), "tensor_digest": "",
+    }  # fmt: skip
     (tmp_path / "weights.json").write_text(json.dumps(content))
     monkeypatch.setattr(records, "RECORDS", tmp_path / "weights.json")
     records.records.cache_clear()
