@@ -45,7 +45,7 @@ def integrations(torchvision):
 
 @pytest.fixture
 def clone(integrations, state_dict, home, tmp_path, monkeypatch):
-    """The current folder is a clone with a photo and weights in it; torch.hub has org/resnext, and its cache weights."""
+    """The current folder is a clone with a photo and weights; torch.hub has org/resnext, and its cache weights."""
     home.mkdir(parents=True)
     path = home / f"{NAME}_typeC-01234567.pth"
     torch.save(state_dict, path)
