@@ -1,0 +1,447 @@
+"""The weights of other ports of ResNeXt, under the names of ours: recognised by order and shapes, not by their names.
+
+A state_dict is read as a sentence: each convolution with its batch norm is a word, and
+
+    network = stem, block, …, [linear]
+    block   = 1x1, grouped 3x3, 1x1, and where the shape changes a 1x1 as shortcut, before, among or after them
+
+What has exactly one reading as a ResNeXt is taken. Names decide only what shapes leave open, and tell which port a file
+comes from. Files of TensorFlow's family (channels last, depthwise kernels) are turned into torch's shapes first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+_LEAVES = {
+    "weight": ("weight", "weights", "kernel", "depthwise_kernel", "depthwise_weights", "gamma", "scale"),
+    "bias": ("bias", "biases", "beta", "offset"),
+    "running_mean": ("running_mean", "moving_mean", "_mean", "mean"),
+    "running_var": ("running_var", "moving_variance", "moving_var", "_variance", "variance", "var"),
+    "num_batches_tracked": ("num_batches_tracked",),
+}
+_MODULE = re.compile(r"[./][^./]*$")  # to be cut off an entry
+_ROLE = {leaf: role for role, leaves in _LEAVES.items() for leaf in leaves}
+_SHORTCUT = re.compile(r"shortcut|downsample|skip|identity|residual|proj|(?<![a-z])sc(?![a-z])|branch1(?![0-9])|_0_")
+_PORTS = (  # a key that only this port has, and what is known of it that its weights do not tell
+    (r"layer1\.0\.conv1\.weight", "torchvision's names", ""),
+    (r"layer1\.0\.paths\.0\.conv1\.weight", "our own names", ""),
+    (r"stage1\.0\.(main_branch|paths)\.", "the names of huanghoujing/resnext-pytorch", ""),
+    (r"features\.4\.0\.", "the names of Cadene/pretrained-models.pytorch", ""),
+    (r"4\.0\.0\.0\.", "the names of clcarwin/convert_torch_to_pytorch", ""),
+    (r"backbone\.layer1\.0\.", "the names of mmpretrain", ""),
+    (r"(.*\.)?res2\.0\.conv1\.norm\.", "the names of detectron2", "its input is BGR, not RGB, in most published files"),
+    (r"stage_1\.stage_1_bottleneck_0\.", "the names of prlz77/ResNeXt.pytorch", ""),
+    (r"conv2\.0\.split_transforms\.", "the names of weiaicunzai/pytorch-cifar100", ""),
+    (r"conv2_block1_1_conv/", "the names of keras-applications", "its batch norms have an eps of 1.001e-5"),
+    (r".*conv2/block1/1/conv/", "the names of TensorNets", ""),
+    (r"bb_0_0\.conv0\.", "the names of PaddleClas", ""),
+)
+_DOWNSAMPLE = ("downsample.0", "downsample.1")
+_SILENT = (
+    "what weights cannot tell is taken to be as in the paper: the stride on the 3x3, a ReLU after the addition, "
+    "RGB input normalised as ImageNet's"
+)
+
+
+_Placed = list[tuple[str, "_Module"]]
+
+
+class LayoutError(ValueError):
+    """The entries have no reading as a ResNeXt, or more than one. Says what fits least and where."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a state_dict is read.
+
+    Attributes:
+        names: each entry of the file to the entry of a ResNeXt.
+        form: of the names, "A", "B" or "C".
+        recognised: by what, for people: "the names of mmpretrain" or "order and shapes".
+        remark: what the user should know of such files, or "".
+    """
+
+    names: dict[str, str]
+    form: str
+    recognised: str
+    remark: str
+
+
+@dataclass
+class _Module:
+    """A convolution, batch norm or linear layer of the file: entries by role."""
+
+    name: str
+    entries: dict[str, str] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        dims = len(self.shapes.get("weight", ()))
+        if dims == 4:
+            return "convolution"
+        return "linear" if dims == 2 else "norm"
+
+    @property
+    def weight(self) -> tuple[int, ...]:
+        return self.shapes["weight"]
+
+    @property
+    def channels(self) -> int:
+        return next((shape[0] for role, shape in self.shapes.items() if role != "num_batches_tracked" and shape), 0)
+
+    def __str__(self) -> str:
+        role = next(iter(self.entries))
+        return f"{self.entries.get('weight', self.entries[role])} {self.shapes.get('weight', self.shapes[role])}"
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A convolution and the batch norm after it. In form A some convolutions have none, and one norm follows a sum."""
+
+    convolution: _Module | None
+    norm: _Module | None
+
+    @property
+    def outputs(self) -> int:
+        return self.convolution.weight[0] if self.convolution else 0
+
+    @property
+    def inputs(self) -> int:
+        """Input channels of a group."""
+        return self.convolution.weight[1] if self.convolution else 0
+
+    @property
+    def kernel(self) -> int:
+        return self.convolution.weight[2] if self.convolution else 0
+
+    def named(self, convolution: str, norm: str) -> _Placed:
+        """Its modules under the names that they have in a ResNeXt."""
+        return [(name, module) for name, module in ((convolution, self.convolution), (norm, self.norm)) if module]
+
+    def __str__(self) -> str:
+        return str(self.convolution or self.norm)
+
+
+def read_layout(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Reading]:
+    """The weights under the names of a ResNeXt, in the order of the file, and how they were recognised.
+
+    Raises LayoutError where there is no reading, or more than one.
+    """
+    tensors = _as_torch(state_dict)
+    reading = _read({name: tuple(value.shape) for name, value in tensors.items()})
+    renamed = {ours: tensors[theirs] for theirs, ours in reading.names.items()}
+    return _widened(renamed), reading
+
+
+def _read(shapes: Mapping[str, tuple[int, ...]]) -> Reading:
+    """The one reading of these entries: in the order of the file, else in that of their names."""
+    problems = []
+    for order in (list(shapes), sorted(shapes, key=_natural)):
+        try:
+            names, form = _names(_modules({name: shapes[name] for name in order}))
+        except LayoutError as error:
+            problems.append(error)
+            continue
+        port = next((port for port in _PORTS if any(re.match(port[0], name) for name in shapes)), None)
+        if port is None:
+            return Reading(names, form, "order and shapes, as the port of ResNeXt that it is", _SILENT)
+        return Reading(names, form, port[1], port[2])
+    raise problems[0]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Numbers in a name by their value: conv10 after conv9."""
+    return [(int(digits), "") if digits else (-1, text) for digits, text in re.findall(r"(\d+)|(\D+)", name)]
+
+
+def _modules(shapes: Mapping[str, tuple[int, ...]]) -> list[_Module]:
+    """The modules that the entries belong to, in the order of the entries. Raises LayoutError for a strange entry."""
+    modules: dict[str, _Module] = {}
+    for entry, shape in shapes.items():
+        name, _, leaf = entry.removesuffix(":0").replace("/", ".").rpartition(".")
+        role = _ROLE.get(leaf)
+        module = modules.setdefault(name, _Module(name))
+        if role is None or role in module.entries:
+            raise LayoutError(f"{entry} {shape} has no place in a ResNeXt")
+        module.entries[role], module.shapes[role] = entry, shape
+    return list(modules.values())
+
+
+def _names(modules: Sequence[_Module]) -> tuple[dict[str, str], str]:
+    """Entries to entries of a ResNeXt, and its form. Raises LayoutError."""
+    linear = [module for module in modules if module.kind == "linear"]
+    if len(linear) > 1:
+        raise LayoutError(f"two linear layers, {linear[0]} and {linear[1]}; a ResNeXt has one")
+    units = _units([module for module in modules if module.kind != "linear"])
+    readings = list(_readings(units))
+    if not readings:
+        raise LayoutError(_misfit(units))
+    if len(readings) > 1:
+        readings = [reading for reading in readings if _shortcuts_are_named(reading)]
+    if len(readings) != 1:
+        raise LayoutError("order and shapes have more than one reading as a ResNeXt: which 1x1 is the shortcut?")
+    names: dict[str, str] = {}
+    for where, module in readings[0]:
+        names |= {entry: f"{where}.{role}" for role, entry in module.entries.items()}
+    names |= {entry: f"fc.{role}" for module in linear for role, entry in module.entries.items()}
+    form = "C"
+    if any(".paths." in name for name in names.values()):
+        form = "A" if any(re.search(r"paths\.0\.conv3", name) for name in names.values()) else "B"
+    return names, form
+
+
+def _units(modules: Sequence[_Module]) -> list[_Unit]:
+    """Each convolution with its batch norm: the module after it, or the n-th of both where their names agree."""
+    for module in modules:
+        if module.kind == "convolution" and "bias" in module.entries:
+            raise LayoutError(f"{module.entries['bias']}: a convolution with a bias, which a ResNeXt does not have")
+        if module.kind == "convolution" and module.weight[2] != module.weight[3]:
+            raise LayoutError(f"{module}: not a square kernel")
+    units: list[_Unit] = []
+    for module in modules:
+        if module.kind == "convolution":
+            units.append(_Unit(module, None))
+        elif units and units[-1].norm is None and units[-1].convolution:
+            units[-1] = _Unit(units[-1].convolution, module)
+        else:
+            units.append(_Unit(None, module))
+    convolutions = [unit.convolution for unit in units if unit.convolution]
+    norms = [unit.norm for unit in units if unit.norm]
+    paired = len(units) == len(convolutions) == len(norms)
+    if not paired and len(convolutions) == len(norms) and all(map(_related, convolutions, norms)):
+        units = [_Unit(convolution, norm) for convolution, norm in zip(convolutions, norms, strict=True)]
+    for unit in units:
+        if unit.convolution and unit.norm and unit.norm.channels != unit.outputs:
+            raise LayoutError(f"{unit.norm} after {unit.convolution}: another number of channels")
+    return units
+
+
+def _related(convolution: _Module, norm: _Module) -> bool:
+    """Whether the names say that these belong together: conv1 and bn1, or downsample.0 and downsample.1."""
+    mine, theirs = (re.findall(r"\d+|[a-z]+", module.name.lower()) for module in (convolution, norm))
+    if len(mine) != len(theirs):
+        return theirs[: len(mine)] == mine
+    differing = {(a, b) for a, b in zip(mine, theirs, strict=True) if a != b}
+    if len(differing) != 1:
+        return False
+    a, b = differing.pop()
+    return int(b) == int(a) + 1 if a.isdecimal() and b.isdecimal() else not (a.isdecimal() or b.isdecimal())
+
+
+def _readings(units: Sequence[_Unit]) -> Iterator[_Placed]:
+    """Every reading of the units as a network, one for each place that the shortcut may have in its block."""
+    if not units or units[0].norm is None or units[0].kernel not in (3, 7):
+        return  # no stem
+    seen: list[list[str]] = []
+    for place in range(4):  # of the shortcut: before the first, second or third convolution, or after them
+        blocks = _blocks(units, place)
+        if blocks is None:
+            continue
+        placed = units[0].named("conv1", "bn1")
+        stage, index, channels = 0, 0, units[0].outputs
+        for block in blocks:
+            outputs = block.outputs
+            stage, index = (stage + 1, 0) if outputs != channels or not stage else (stage, index + 1)
+            channels = outputs
+            placed += [(f"layer{stage}.{index}.{where}", module) for where, module in block.modules]
+        key = [f"{where}={module.name}" for where, module in placed]
+        if sorted(key) not in seen:
+            seen.append(sorted(key))
+            yield placed
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A bottleneck as read: how many units it takes, its output channels, and its modules by their names."""
+
+    length: int
+    outputs: int
+    modules: _Placed
+
+
+def _blocks(units: Sequence[_Unit], place: int) -> list[_Block] | None:
+    """The bottlenecks after the stem, or None. Breadth first, since a shortcut may look like the next convolution."""
+    reached: dict[tuple[int, int], tuple[tuple[int, int], _Block] | None] = {(1, units[0].outputs): None}
+    waiting = [(1, units[0].outputs)]
+    while waiting:
+        start, channels = waiting.pop()
+        for block in _blocks_at(units, start, channels, place):
+            end = (start + block.length, block.outputs)
+            if end not in reached:
+                reached[end] = ((start, channels), block)
+                waiting.append(end)
+    ends = [state for state in reached if state[0] == len(units) and state[0] > 1]
+    if len(ends) != 1:
+        return None
+    path, state = [], reached[ends[0]]
+    while state is not None:
+        path.append(state[1])
+        state = reached[state[0]]
+    return path[::-1]
+
+
+def _blocks_at(units: Sequence[_Unit], start: int, channels: int, place: int) -> Iterator[_Block]:
+    """The bottlenecks that can start at a unit: with its shortcut at `place`, and without one."""
+    window = list(units[start : start + 4])
+    if len(window) == 4:
+        shortcut = window.pop(place)
+        fits = shortcut.kernel == 1 and shortcut.inputs == channels and shortcut.norm is not None
+        if fits and shortcut.outputs == window[2].outputs and _is_bottleneck(window, channels):
+            yield _Block(4, shortcut.outputs, _plain(window) + shortcut.named(*_DOWNSAMPLE))
+    window = list(units[start : start + 3])
+    if len(window) == 3 and window[2].outputs == channels and _is_bottleneck(window, channels):
+        yield _Block(3, channels, _plain(window))
+    yield from _blocks_of_paths(units, start, channels)
+
+
+def _is_bottleneck(units: Sequence[_Unit], channels: int) -> bool:
+    first, middle, last = units
+    return (
+        all(unit.norm is not None for unit in units)
+        and (first.kernel, middle.kernel, last.kernel) == (1, 3, 1)
+        and channels % first.inputs == 0
+        and first.outputs == middle.outputs == last.inputs
+        and middle.outputs % middle.inputs == 0
+        and (first.inputs == channels or channels // first.inputs == middle.outputs // middle.inputs)
+    )
+
+
+def _plain(units: Sequence[_Unit]) -> _Placed:
+    return [placed for number, unit in enumerate(units, 1) for placed in unit.named(f"conv{number}", f"bn{number}")]
+
+
+def _blocks_of_paths(units: Sequence[_Unit], start: int, channels: int) -> Iterator[_Block]:
+    """The bottlenecks of forms A and B that can start at a unit, the shortcut before or after the paths."""
+
+    def shortcut_at(index: int, outputs: int) -> _Placed:
+        unit = units[index] if index < len(units) else None
+        fits = unit and unit.norm and (unit.kernel, unit.inputs, unit.outputs) == (1, channels, outputs)
+        return unit.named(*_DOWNSAMPLE) if unit and fits else []
+
+    for first, length in itertools.product((start, start + 1), (2, 3)):
+        paths, end = 0, first
+        while _is_path(units[end : end + length], channels, length):
+            paths, end = paths + 1, end + length
+            if length == 3 and units[end - 1].norm:
+                break  # the sum's
+        if paths < 2 or (length == 2 and end >= len(units)):
+            continue
+        modules = [
+            (f"paths.{number}.{where}", module)
+            for number in range(paths)
+            for where, module in _plain(units[first + number * length : first + (number + 1) * length])
+        ]
+        last = units[end - 1] if length == 3 else units[end]
+        after = shortcut_at(end + (length == 2), last.outputs)
+        if length == 2:  # form B joins the paths ahead of one 1x1
+            if not last.norm or last.kernel != 1 or last.inputs != paths * units[first + 1].outputs:
+                continue
+            modules += last.named("conv3", "bn3")
+            end += 1
+        elif last.norm:  # form A sums them ahead of one batch norm, here right after the last path
+            modules[-1] = ("bn3", last.norm)
+        elif after and end + 1 < len(units) and (norm := units[end + 1].norm) and not units[end + 1].convolution:
+            yield _Block(end + 2 - start, last.outputs, [*modules, ("bn3", norm), *after])
+            continue
+        else:
+            continue
+        if first > start:
+            if before := shortcut_at(start, last.outputs):
+                yield _Block(end - start, last.outputs, modules + before)
+            continue
+        if after:
+            yield _Block(end + 1 - start, last.outputs, modules + after)
+        if last.outputs == channels:
+            yield _Block(end - start, channels, modules)
+
+
+def _is_path(units: Sequence[_Unit], channels: int, length: int) -> bool:
+    if len(units) < length or [unit.kernel for unit in units] != [1, 3, 1][:length]:
+        return False
+    widths = units[0].outputs == units[1].inputs == units[1].outputs
+    normed = units[0].norm is not None and units[1].norm is not None
+    return units[0].inputs == channels and widths and normed and (length == 2 or units[2].inputs == units[1].outputs)
+
+
+def _shortcuts_are_named(placed: _Placed) -> bool:
+    """Whether the names of the file call those modules shortcuts that this reading takes for them."""
+    return all(bool(_SHORTCUT.search(module.name.lower())) == ("downsample" in where) for where, module in placed)
+
+
+def _misfit(units: Sequence[_Unit]) -> str:
+    """The first unit that no reading reaches, in words."""
+    if not units:
+        return "no convolution"
+    stem = units[0]
+    if stem.kernel not in (3, 7) or stem.norm is None:
+        return f"it starts with {stem}; expected a convolution of 7x7 or 3x3 and its batch norm"
+    furthest, channels = 1, stem.outputs
+    for place in range(4):
+        at, width = 1, stem.outputs
+        while block := next(_blocks_at(units, at, width, place), None):
+            at, width = at + block.length, block.outputs
+        if at > furthest:
+            furthest, channels = at, width
+    if furthest >= len(units):
+        return "the last bottleneck is cut short"
+    shown = ", ".join(str(unit) for unit in units[furthest : furthest + 3])
+    return (
+        f"no bottleneck of a ResNeXt starts at {shown}; expected 1x1, grouped 3x3 and 1x1 convolutions on {channels} "
+        "channels, and a 1x1 as shortcut where the shape changes"
+    )
+
+
+def _as_torch(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Kernels of TensorFlow's family (kH, kW, in, out) as torch's (out, in, kH, kW); all else as it is."""
+    kernels = [value for value in state_dict.values() if value.dim() == 4]
+    last = bool(kernels) and all(value.shape[0] == value.shape[1] for value in kernels)
+    if not last or all(value.shape[2] == value.shape[3] for value in kernels):
+        return _with_linear_upright(dict(state_dict))
+    return _with_linear_upright(
+        {name: _channels_first(value) if value.dim() == 4 else value for name, value in state_dict.items()}
+    )
+
+
+def _channels_first(kernel: Tensor) -> Tensor:
+    height, width, inputs, outputs = kernel.shape
+    if height > 1 and outputs < inputs and inputs % outputs == 0:  # depthwise, summed over the inputs of a group
+        groups = inputs // outputs
+        return kernel.reshape(height, width, groups, outputs, outputs).permute(2, 4, 3, 0, 1).reshape(
+            inputs, outputs, height, width
+        )  # fmt: skip
+    return kernel.permute(3, 2, 0, 1).contiguous()
+
+
+def _with_linear_upright(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A linear weight (in, out), as TensorFlow and Paddle have it, as (out, in); the length of its bias tells."""
+    foreign = any(name.endswith((":0", "._mean")) for name in tensors)  # decides for a square matrix
+    lengths = {_MODULE.sub("", name): value.shape[0] for name, value in tensors.items() if value.dim() == 1}
+    for name, value in tensors.items():
+        if value.dim() == 2:
+            rows, columns = value.shape
+            if lengths.get(_MODULE.sub("", name), rows) != rows or (rows == columns and foreign):
+                tensors[name] = value.t().contiguous()
+    return tensors
+
+
+def _widened(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A first 1x1 that is grouped, as some ports have it, as the dense one of the paper: zeros between the groups."""
+    for name, value in state_dict.items():
+        if match := re.fullmatch(r"(layer\d\.\d+\.)conv1\.weight", name):
+            shortcut = state_dict.get(f"{match[1]}downsample.0.weight")
+            channels = state_dict[f"{match[1]}conv3.weight"].shape[0] if shortcut is None else shortcut.shape[1]
+            if value.shape[1] != channels:
+                dense = value.new_zeros(value.shape[0], channels, 1, 1)
+                groups, width = channels // value.shape[1], value.shape[1]
+                for group, part in enumerate(value.chunk(groups)):
+                    rows = slice(group * len(part), (group + 1) * len(part))
+                    dense[rows, group * width : (group + 1) * width] = part
+                state_dict[name] = dense
+    return state_dict
