@@ -1,5 +1,7 @@
-"""The weights of other ports of ResNeXt, under the names of ours: recognised by order and shapes, not by their names.
+"""What a checkpoint holds: the network among what a training script saved, and the names that other ports use.
 
+`find_weights` takes the network's tensors out of a checkpoint. `read_layout` gives them the names of our ResNeXt.
+Ports are recognised by order and shapes, not by their names.
 A state_dict is read as a sentence: each convolution with its batch norm is a word, and
 
     network = stem, block, …, [linear]
@@ -11,10 +13,11 @@ comes from. Files of TensorFlow's family (channels last, depthwise kernels) are 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -42,6 +45,10 @@ _PORTS = (  # a key that only this port has, and what is known of it that its we
     (r".*conv2/block1/1/conv/", "the names of TensorNets", ""),
     (r"bb_0_0\.conv0\.", "the names of PaddleClas", ""),
 )
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
+_COUNTERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel
+_EMA = re.compile(r"(?i)(?<![a-z])ema(?![a-z])|averag|shadow")
+_NO_NETWORK = re.compile(r"(?i)optim|sched|scaler|callback|loop|_state$(?<!model_state)")
 _DOWNSAMPLE = ("downsample.0", "downsample.1")
 _SILENT = (
     "what weights cannot tell is taken to be as in the paper: the stride on the 3x3, a ReLU after the addition, "
@@ -57,6 +64,14 @@ class LayoutError(ValueError):
 
 
 @dataclass(frozen=True)
+class Weights:
+    """The tensors of one network in a checkpoint, and what was passed over to get at them, for people."""
+
+    tensors: dict[str, Tensor]
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Reading:
     """How a state_dict is read.
 
@@ -65,12 +80,14 @@ class Reading:
         form: of the names, "A", "B" or "C".
         recognised: by what, for people: "the names of mmpretrain" or "order and shapes".
         remark: what the user should know of such files, or "".
+        left_out: entries of the file that are not the network's.
     """
 
     names: dict[str, str]
     form: str
     recognised: str
     remark: str
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass
@@ -129,15 +146,99 @@ class _Unit:
         return str(self.convolution or self.norm)
 
 
+def find_weights(checkpoint: object, ema: bool | None = None) -> Weights:
+    """The weights of the network in what a training script saved: a state_dict, or mappings that hold one.
+
+    Args:
+        checkpoint: what `torch.load` returned.
+        ema: True for the moving average of the weights, False for the weights themselves. By default the average where
+            there is one, as timm's `load_checkpoint` does; a remark says so.
+
+    Prefixes of wrappers (`module.`, `_orig_mod.`, `model.`, …) are removed. Raises LayoutError where there is no
+    network, more than one, or not the kind that `ema` asks for.
+    """
+    found = list(_state_dicts(checkpoint, ""))
+    if not found:
+        raise LayoutError(f"expected a state_dict, got {_describe(checkpoint)}")
+    averaged = [each for each in found if _EMA.search(each[0])]
+    plain = [each for each in found if each not in averaged]
+    if ema is not None and not (averaged if ema else plain):
+        kind = "moving average of the weights (EMA)" if ema else "weights but their moving average (EMA)"
+        paths = ", ".join(path or "a plain state_dict" for path, _ in found)
+        raise LayoutError(f"ema={ema}, but the checkpoint has no {kind}; it has {paths}")
+    chosen = averaged if (bool(averaged) if ema is None else ema) else plain
+    if len(chosen) > 1:
+        raise LayoutError(
+            f"more than one network: {', '.join(path for path, _ in chosen)}; save the state_dict of the one you mean"
+        )
+    path, tensors = chosen[0]
+    remarks = [f"took {path}"] if path else []
+    if ema is None and averaged and plain:
+        remarks = [f"took the moving average of the weights, {path}; ema=False takes {plain[0][0]}"]
+    tensors = {name: value for name, value in tensors.items() if name not in _COUNTERS}
+    while prefix := next((each for each in _WRAPPERS if all(name.startswith(each) for name in tensors)), ""):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+        remarks.append(f"removed the prefix {prefix}")
+    return Weights(tensors, tuple(remarks))
+
+
+def _state_dicts(value: object, path: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every mapping of names to tensors with a convolution among them, and where it is; optimizers are passed over."""
+    if not isinstance(value, Mapping) or depth > 4:
+        return
+    if value and all(isinstance(each, Tensor) for each in value.values()):
+        tensors = {name.decode() if isinstance(name, bytes) else str(name): each for name, each in value.items()}
+        if any(each.dim() == 4 for each in tensors.values()):
+            yield path, tensors
+        return
+    for key, inner in value.items():
+        if not _NO_NETWORK.search(str(key)):
+            yield from _state_dicts(inner, f"{path}[{key!r}]", depth + 1)
+
+
+def _describe(checkpoint: object) -> str:
+    if not isinstance(checkpoint, Mapping):
+        return type(checkpoint).__name__
+    keys = [f"{key}: {type(value).__name__}" for key, value in checkpoint.items()]
+    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    return f"a mapping without a network's tensors ({', '.join(keys[:5])}{more})" if keys else "an empty mapping"
+
+
 def read_layout(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Reading]:
     """The weights under the names of a ResNeXt, in the order of the file, and how they were recognised.
 
-    Raises LayoutError where there is no reading, or more than one.
+    A backbone inside a larger network (a detector's, say) is found by its prefix. Raises LayoutError where there is no
+    reading, or more than one.
     """
     tensors = _as_torch(state_dict)
-    reading = _read({name: tuple(value.shape) for name, value in tensors.items()})
-    renamed = {ours: tensors[theirs] for theirs, ours in reading.names.items()}
-    return _widened(renamed), reading
+    reading = _read_network({name: tuple(value.shape) for name, value in tensors.items()})
+    return _widened({ours: tensors[theirs] for theirs, ours in reading.names.items()}), reading
+
+
+def _read_network(shapes: Mapping[str, tuple[int, ...]]) -> Reading:
+    """The reading of all entries, else that of the entries under a prefix which have one."""
+    try:
+        return _read(shapes)
+    except LayoutError as error:
+        readings: dict[tuple[str, ...], Reading] = {}
+        for prefix in _prefixes_of_stems(shapes):
+            inside = {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
+            with contextlib.suppress(LayoutError):
+                reading = _read(inside)
+                left_out = tuple(name for name in shapes if name not in inside)
+                readings.setdefault(tuple(inside), replace(reading, left_out=left_out))
+        if len(readings) != 1:
+            raise error
+        return next(iter(readings.values()))
+
+
+def _prefixes_of_stems(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What stands ahead of the names of convolutions that could be a stem, the shortest first."""
+    stems = [name for name, shape in shapes.items() if len(shape) == 4 and shape[1] <= 4 and shape[2] in (3, 7)]
+    prefixes = {name[: match.end()] for name in stems[:8] for match in re.finditer(r"[./]", name)}
+    return sorted(
+        (prefix for prefix in prefixes if not all(map(str.startswith, shapes, [prefix] * len(shapes)))), key=len
+    )
 
 
 def _read(shapes: Mapping[str, tuple[int, ...]]) -> Reading:
@@ -217,6 +318,8 @@ def _units(modules: Sequence[_Module]) -> list[_Unit]:
     paired = len(units) == len(convolutions) == len(norms)
     if not paired and len(convolutions) == len(norms) and all(map(_related, convolutions, norms)):
         units = [_Unit(convolution, norm) for convolution, norm in zip(convolutions, norms, strict=True)]
+    if units and units[0].convolution is None:
+        raise LayoutError(f"{units[0]}: a batch norm ahead of the first convolution, which a ResNeXt does not have")
     for unit in units:
         if unit.convolution and unit.norm and unit.norm.channels != unit.outputs:
             raise LayoutError(f"{unit.norm} after {unit.convolution}: another number of channels")
@@ -266,25 +369,35 @@ class _Block:
     modules: _Placed
 
 
+_State = tuple[int, int]  # the next unit, and the channels of the map there
+
+
 def _blocks(units: Sequence[_Unit], place: int) -> list[_Block] | None:
-    """The bottlenecks after the stem, or None. Breadth first, since a shortcut may look like the next convolution."""
-    reached: dict[tuple[int, int], tuple[tuple[int, int], _Block] | None] = {(1, units[0].outputs): None}
-    waiting = [(1, units[0].outputs)]
-    while waiting:
-        start, channels = waiting.pop()
-        for block in _blocks_at(units, start, channels, place):
-            end = (start + block.length, block.outputs)
-            if end not in reached:
-                reached[end] = ((start, channels), block)
-                waiting.append(end)
+    """The bottlenecks after the stem, with their shortcuts at `place`; None where they have no single reading."""
+    reached = _reach(units, place)
     ends = [state for state in reached if state[0] == len(units) and state[0] > 1]
     if len(ends) != 1:
         return None
-    path, state = [], reached[ends[0]]
-    while state is not None:
-        path.append(state[1])
-        state = reached[state[0]]
+    path, step = [], reached[ends[0]]
+    while step is not None:
+        path.append(step[1])
+        step = reached[step[0]]
     return path[::-1]
+
+
+def _reach(units: Sequence[_Unit], place: int) -> dict[_State, tuple[_State, _Block] | None]:
+    """How far bottlenecks can be read: each state, and the step to it. A shortcut may look like a 1x1."""
+    start = (1, units[0].outputs)
+    reached: dict[_State, tuple[_State, _Block] | None] = {start: None}
+    waiting = [start]
+    while waiting:
+        at, channels = waiting.pop()
+        for block in _blocks_at(units, at, channels, place):
+            end = (at + block.length, block.outputs)
+            if end not in reached:
+                reached[end] = ((at, channels), block)
+                waiting.append(end)
+    return reached
 
 
 def _blocks_at(units: Sequence[_Unit], start: int, channels: int, place: int) -> Iterator[_Block]:
@@ -382,13 +495,7 @@ def _misfit(units: Sequence[_Unit]) -> str:
     stem = units[0]
     if stem.kernel not in (3, 7) or stem.norm is None:
         return f"it starts with {stem}; expected a convolution of 7x7 or 3x3 and its batch norm"
-    furthest, channels = 1, stem.outputs
-    for place in range(4):
-        at, width = 1, stem.outputs
-        while block := next(_blocks_at(units, at, width, place), None):
-            at, width = at + block.length, block.outputs
-        if at > furthest:
-            furthest, channels = at, width
+    furthest, channels = max(state for place in range(4) for state in _reach(units, place))
     if furthest >= len(units):
         return "the last bottleneck is cut short"
     shown = ", ".join(str(unit) for unit in units[furthest : furthest + 3])
