@@ -102,14 +102,15 @@ class Architecture:
         Raises ValueError where one of these is missing. `check_shapes` tells whether the others fit.
         """
         try:
-            stem, middle, head = shapes["conv1.weight"], shapes["layer1.0.conv2.weight"], shapes["fc.weight"]
+            stem, middle = shapes["conv1.weight"], shapes["layer1.0.conv2.weight"]
+            headless = not any(name.startswith("fc.") for name in shapes)
             return cls(
                 layers=tuple(filter(None, (_blocks(stage, shapes) for stage in range(1, 5)))),
                 cardinality=middle[0] // middle[1],
                 base_width=middle[1],
                 stem="imagenet" if stem[2] == 7 else "cifar",
                 shortcut="C" if any(map(_DOWNSAMPLE.fullmatch, shapes)) else "B",
-                num_classes=head[0],
+                num_classes=0 if headless else shapes["fc.weight"][0],
                 in_channels=stem[1],
             )
         except (KeyError, IndexError, ZeroDivisionError) as error:
@@ -123,7 +124,7 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, t
     left_over = [key for key in shapes if key not in expected]
     wrong = [f"{k} is {tuple(shapes[k])}, expected {s}" for k, s in expected.items() if k in shapes and shapes[k] != s]
     problems = [
-        f"{what}: {', '.join(keys[:5])}{f' and {len(keys) - 5} more' if len(keys) > 5 else ''}"
+        f"{what}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
         for what, keys in (("missing", missing), ("left over", left_over), ("wrong shape", wrong))
         if keys
     ]

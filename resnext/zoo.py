@@ -117,6 +117,7 @@ def create(
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     global_pool: str | None = None,
+    ema: bool | None = None,
 ) -> ResNeXt:
     """Build a network by its name, one of `list_models()`, with or without weights.
 
@@ -125,8 +126,9 @@ def create(
     Args:
         pretrained: load the authors' weights (CC BY-NC 4.0).
         progress: show a progress bar where something is downloaded.
-        weights: path or URL of a `.pth`, `.safetensors` or Torch7 `.t7` file to load instead, of any form; "DEFAULT"
-            and "IMAGENET1K_V1", torchvision's names, mean the authors' weights.
+        weights: path or URL of a `.pth`, `.safetensors` or Torch7 `.t7` file to load instead, of any form: weights,
+            a training checkpoint, or the file of another port of ResNeXt (docs/checkpoints.md). "DEFAULT" and
+            "IMAGENET1K_V1", torchvision's names, mean the authors' weights.
         num_classes: number of logits, 0 for none; by default that of the weights, else of the paper's data set. If the
             weights have another number, the body is loaded, the classifier is new, and a warning says so.
         in_channels: channels of the input image. Weights for 3 channels are adapted: summed for 1 channel, so that a
@@ -141,6 +143,8 @@ def create(
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last bottleneck; it rises linearly from 0 at the first.
         global_pool: "avg" (default), "max", "avgmax", or "" for none.
+        ema: with a training checkpoint as `weights`: True for the moving average of the weights, False for the weights
+            themselves. By default the average where the file has one, as timm does; a warning says so.
 
     Returns:
         The model, in training mode as torchvision's builders return theirs: call `eval()` before using it. It is on
@@ -154,7 +158,7 @@ def create(
     given = _given(locals())
     if isinstance(weights, str) and weights in AUTHORS_WEIGHTS:
         pretrained, weights = True, None
-    _check_flags(features_only, pretrained=pretrained, progress=progress)
+    _check_flags(features_only, ema, pretrained=pretrained, progress=progress)
     architecture = get_architecture(name)
     named_form = parse_name(name)[1]
     if form is not None and named_form not in (None, form):
@@ -163,7 +167,7 @@ def create(
         raise ValueError(
             f"pretrained=True and shortcut={shortcut!r} cannot be combined: the authors' weights are of shortcut type B"
         )
-    _check_together(given, num_classes, pretrained, weights)
+    _check_together(given, num_classes, pretrained, weights, ema)
     form = (named_form or "C") if form is None else form
     wanted = replace(
         architecture,
@@ -183,6 +187,7 @@ def create(
         in_channels=in_channels,
         progress=progress,
         published=weights is None,
+        ema=ema,
     )
     if pretrained:
         model.preprocessing = get_record(architecture.name).preprocessing
@@ -205,28 +210,37 @@ def from_checkpoint(
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     global_pool: str | None = None,
+    ema: bool | None = None,
 ) -> ResNeXt:
     """The network that a checkpoint holds: depth, cardinality, width, stem and classes are read off the file.
 
     Args:
-        path: path or URL of a `.pth`, `.safetensors` or Torch7 `.t7` file, of any form.
+        path: path or URL of a `.pth`, `.safetensors` or Torch7 `.t7` file, of any form: weights, a training checkpoint,
+            or the file of another port of ResNeXt (docs/checkpoints.md).
         progress: show a progress bar where something is downloaded.
         num_classes: as in `create`.
         in_channels: as in `create`; by default that of the file.
         form: of the model, "A", "B" or "C"; that of the file does not matter.
         features_only, out_indices, replace_stride_with_dilation, norm_layer, zero_init_residual, drop_rate,
-            drop_path_rate, global_pool: as in `create`.
+            drop_path_rate, global_pool, ema: as in `create`.
 
     Raises ValueError and TypeError as `create` does, resnext.WeightsError where the file is not that of a ResNeXt.
     """
     given = _given(locals())
-    _check_flags(features_only, progress=progress)
+    _check_flags(features_only, ema, progress=progress)
     check_form(form)
     for name, count, least in (("num_classes", num_classes, 0), ("in_channels", in_channels, 1)):
         if count is not None:
             check_count(name, count, least)
-    _check_together(given, num_classes, False, path)
-    return load(path, build=_builder(form, given), num_classes=num_classes, in_channels=in_channels, progress=progress)
+    _check_together(given, num_classes, False, path, ema)
+    return load(
+        path,
+        build=_builder(form, given),
+        num_classes=num_classes,
+        in_channels=in_channels,
+        progress=progress,
+        ema=ema,
+    )
 
 
 def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,7 +253,7 @@ def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: arguments[name] for name in _DEFAULTS if not is_default(name)}
 
 
-def _check_flags(features_only: Any, **flags: Any) -> None:
+def _check_flags(features_only: Any, ema: Any, **flags: Any) -> None:
     for name, value in flags.items():
         if isinstance(value, str | os.PathLike):
             raise TypeError(
@@ -247,9 +261,13 @@ def _check_flags(features_only: Any, **flags: Any) -> None:
             )
         check_flag(name, value)
     check_flag("features_only", features_only)
+    if ema is not None:
+        check_flag("ema", ema)
 
 
-def _check_together(given: Mapping[str, Any], num_classes: int | None, pretrained: bool, weights: Any) -> None:
+def _check_together(
+    given: Mapping[str, Any], num_classes: int | None, pretrained: bool, weights: Any, ema: bool | None
+) -> None:
     """Raise ValueError, which names both, for two arguments that cannot be combined."""
     official = "pretrained=True" if pretrained else None
     file = None if weights is None else f"weights={str(weights) if isinstance(weights, os.PathLike) else weights!r}"
@@ -262,6 +280,7 @@ def _check_together(given: Mapping[str, Any], num_classes: int | None, pretraine
         (features, classes, "there is no classifier"),
         (features, shown.get("drop_rate"), "dropout comes before the classifier, and there is none"),
         (features, shown.get("global_pool"), "the maps are not pooled"),
+        (None if file else "no weights=", None if ema is None else f"ema={ema}", "it chooses among those of a file"),
         (None if features else "features_only=False", shown.get("out_indices"), "it says which maps to return"),
     ):
         if first and second:

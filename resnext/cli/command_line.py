@@ -6,14 +6,16 @@ Imports nothing that takes time, so that a command that needs no torch does not 
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from resnext.model import ResNeXt
@@ -54,7 +56,9 @@ def run(program: str, command: Callable[[], int]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status = command()
+        with warnings.catch_warnings():
+            warnings.showwarning = functools.partial(_show_warning, program, warnings.showwarning)
+            status = command()
         if sys.stdout is not None:  # closed by the caller
             sys.stdout.flush()
     except BrokenPipeError:  # the reader has left, as `head` does; Python would complain once more when it exits
@@ -71,6 +75,16 @@ def run(program: str, command: Callable[[], int]) -> int:
     except (ValueError, RuntimeError) as error:  # T7Error and CommandError are the former, WeightsError the latter
         return fail(program, error, getattr(error, "exit_status", 2))
     return status
+
+
+def _show_warning(
+    program: str, otherwise: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any
+) -> None:
+    """Ours as one line, without the place in the code; those of others as Python prints them."""
+    if category.__module__.startswith("resnext."):
+        warn(program, message)
+    else:
+        otherwise(message, category, *place)
 
 
 def fail(program: str, problem: object, status: int = 2) -> int:
@@ -101,10 +115,18 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    """`--arch NAME` and `--weights FILE`, for `find_checkpoint`."""
+    """`--arch NAME`, `--weights FILE` and `--ema`, for `find_checkpoint`."""
     parser.add_argument("--arch", metavar="NAME", help=f"a network of list_models(); default: {DEFAULT}")
     parser.add_argument(
-        "--weights", metavar="FILE", help=".pth, .safetensors or Torch7 .t7 file, or its URL; default: the authors'"
+        "--weights",
+        metavar="FILE",
+        help="weights, a training checkpoint or another port's file, or its URL; default: the authors'",
+    )
+    parser.add_argument(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        help="of a training checkpoint: the moving average of the weights, or the weights themselves; default: the "
+        "average where there is one, and a line says so",
     )
 
 
@@ -113,12 +135,13 @@ class Checkpoint:
     """The weights that `--arch` and `--weights` name, as a file on this machine.
 
     `arch` is the network that the file must hold; None: whichever it holds. `published` says that they are the
-    authors' weights, which `pretrained=True` loads.
+    authors' weights, which `pretrained=True` loads; `ema` is that of `create`.
     """
 
     path: Path
     arch: str | None
     published: bool
+    ema: bool | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -132,12 +155,12 @@ class Checkpoint:
         from resnext.zoo import create, from_checkpoint
 
         if self.arch is None:
-            return from_checkpoint(self.path).eval()
+            return from_checkpoint(self.path, ema=self.ema).eval()
         weights = None if self.published else self.path
-        return create(self.arch, pretrained=self.published, weights=weights).eval()
+        return create(self.arch, pretrained=self.published, weights=weights, ema=self.ema).eval()
 
 
-def find_checkpoint(arch: str | None, weights: str | None) -> Checkpoint:
+def find_checkpoint(arch: str | None, weights: str | None, ema: bool | None = None) -> Checkpoint:
     """What `--arch` and `--weights` name, downloaded if necessary.
 
     Only `arch`: the authors' weights. Only `weights`: the network that the file holds. Both: the file, which must hold
@@ -148,6 +171,8 @@ def find_checkpoint(arch: str | None, weights: str | None) -> Checkpoint:
     from resnext.zoo import get_architecture
 
     if weights is None:
+        if ema is not None:
+            raise CommandError("--ema chooses among the weights of a training checkpoint; give it with --weights")
         arch = arch or DEFAULT
     try:
         name = get_architecture(arch).name if arch else ""
@@ -155,4 +180,4 @@ def find_checkpoint(arch: str | None, weights: str | None) -> Checkpoint:
         raise CommandError(f"argument --arch: {error}") from None
     if weights is None:
         return Checkpoint(resolve_pretrained(name), arch, published=True)
-    return Checkpoint(fetch(weights) if is_url(weights) else Path(weights), arch, published=False)
+    return Checkpoint(fetch(weights) if is_url(weights) else Path(weights), arch, published=False, ema=ema)

@@ -81,7 +81,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     path = _report_path(options.output, options.resume)
     if importlib.util.find_spec("PIL") is None:
         raise CommandError("evaluate reads images with Pillow: pip install pillow")
-    checkpoint = find_checkpoint(options.arch, options.weights)
+    checkpoint = find_checkpoint(options.arch, options.weights, options.ema)
     model = checkpoint.load()
     transform, preprocessing = choose_transform(model, options.preprocess, options.crop, options.ten_crop)
     outputs = Outputs.of(model.preprocessing, model.num_classes)

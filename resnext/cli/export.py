@@ -50,7 +50,7 @@ def _run(options: argparse.Namespace) -> int:
         Options(options.out, options.format, **given)  # refused before anything is downloaded
     except ModuleNotFoundError as error:
         raise CommandError(str(error)) from None
-    checkpoint = find_checkpoint(options.arch, options.weights)
+    checkpoint = find_checkpoint(options.arch, options.weights, options.ema)
     report = export(checkpoint.load(), options.out, options.format, **given, weights=checkpoint.path)
     print(table(_rows(report)))
     return 0

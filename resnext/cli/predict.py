@@ -59,7 +59,7 @@ def _predict(options: argparse.Namespace) -> int:
     rows: list[Row] = []
     results: Iterable[Result | ImageError] = (error for error in found if isinstance(error, ImageError))
     if sources:
-        model = find_checkpoint(options.arch, options.weights).load()
+        model = find_checkpoint(options.arch, options.weights, options.ema).load()
         _check_network(model, options.top)
         top = options.top or _TOP
         names = output_names(model.preprocessing, model.num_classes)

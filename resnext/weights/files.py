@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import mmap
 import os
@@ -16,6 +17,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,9 +25,9 @@ import torch
 from torch import Tensor
 
 from resnext.weights.door import conversion
+from resnext.weights.layouts import LayoutError, Weights, find_weights, read_layout, recognise_ours
 
-_WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.)+")  # prefixes: of DataParallel, of torch.compile
-_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".t7")
+_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors", ".t7", ".h5", ".hdf5", ".npz")
 # Tensors may take four times the size of their file (float8 becomes float32), and this much more where they overlap.
 _EXPANDED_BYTES = 2**26
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -42,41 +44,108 @@ _ITEM_BYTES = {  # of a value, by the class of its storage
     for name in names.split()
 }
 _mapping = threading.Lock()
+_allowing = threading.Lock()
+_ARRAYS = re.compile(r"numpy\.\S*_reconstruct")  # how pickles begin an array
+_NO_CODE = "In the program that wrote it, save only the weights: torch.save(model.state_dict(), 'weights.pth')"
 
 
 class WeightsError(RuntimeError):
     """Weights that cannot be obtained or do not fit. Says which file, what was expected, what came and what to do."""
 
 
-def read_state_dict(path: str | os.PathLike[str], *, published: bool = False) -> dict[str, Tensor]:
-    """The state_dict in a `.pth`, `.safetensors` or Torch7 `.t7` file, told apart by content; float32, on the CPU.
+class WeightsWarning(UserWarning):
+    """What a user of weights should know: how a file was read, and what was left out of it or is new."""
 
-    A state_dict inside a checkpoint (under `state_dict` or `model`) and the prefixes `module.` of DataParallel and
-    `_orig_mod.` of torch.compile are unwrapped; BatchNorm counters, which ports from older PyTorch lack, are added as
-    0. A Torch7 file is converted and the conversion proved; a warning says what was not taken over as it stands.
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file of weights holds.
+
+    Attributes:
+        state_dict: float32, on the CPU, under the names of a ResNeXt of any form.
+        format: "pth", "safetensors", "t7", "hdf5" or "npz".
+        recognised: by what the network was recognised: "torchvision's names", "the names of mmpretrain", …
+        remarks: what was chosen or passed over in the file, and what such files do not tell; for people.
+    """
+
+    state_dict: dict[str, Tensor]
+    format: str
+    recognised: str
+    remarks: tuple[str, ...] = ()
+
+
+def read_state_dict(
+    path: str | os.PathLike[str], *, published: bool = False, ema: bool | None = None
+) -> dict[str, Tensor]:
+    """The state_dict of `read_weights`; its remarks become one warning."""
+    contents = read_weights(path, published=published, ema=ema)
+    if contents.remarks:
+        warn(f"{os.fspath(path)}: {'; '.join(contents.remarks)}")
+    return contents.state_dict
+
+
+def read_weights(
+    path: str | os.PathLike[str], *, published: bool = False, ema: bool | None = None, prove: bool = True
+) -> Contents:
+    """The weights in a `.pth`, `.safetensors`, Torch7 `.t7`, HDF5 or `.npz` file, told apart by content.
+
+    The network is found in a training checkpoint, and the names of other ports of ResNeXt become our own (see
+    `resnext.weights.layouts`). BatchNorm counters, which ports from older PyTorch lack, are added as 0. A Torch7 file
+    is converted and, unless `prove` is False, the conversion proved.
 
     Every tensor has memory of its own, so the file may be overwritten while they are in use. `published` is only for
     files that `resolve_pretrained` returns: their digest was checked when they were put into the cache, and they are
     only ever replaced whole. Such a file is mapped into memory, copy-on-write, and its values are not checked again.
 
+    `ema` says which weights are meant where a file has their moving average as well; None: the average.
+
     Raises WeightsError that names the file, what was expected and what came.
     """
     shown = os.fspath(path)
     head, size = _look(path)
+    format = find_format(head)
     with on_cpu():
-        match find_format(head):
+        match format:
             case "pth":
-                loaded = _read_pth(shown, size, is_zip=head.startswith(b"PK"), published=published)
+                format, loaded = _read_pickled(shown, size, is_zip=head.startswith(b"PK"), published=published)
             case "safetensors":
                 loaded = _read_safetensors(shown)
+            case "hdf5":
+                loaded = _read_hdf5(shown, size)
             case "t7":
-                return _convert_t7(shown)
+                if ema:
+                    raise WeightsError(f"{shown}: ema=True, but a Torch7 file has no moving average of the weights")
+                return _convert_t7(shown, prove)
             case _:
-                raise WeightsError(f"{shown}: expected a .pth, .safetensors or Torch7 .t7 file, got {describe(head)}")
-        state_dict = _plain_state_dict(shown, _find_state_dict(shown, loaded), size)
+                raise WeightsError(
+                    f"{shown}: expected a .pth, .safetensors or Torch7 .t7 file, or arrays in HDF5 or .npz, "
+                    f"got {describe(head)}"
+                )
+        try:
+            found = find_weights(loaded, ema)
+            _check_tensors(shown, found.tensors, size)
+            tensors, recognised, remarks = _as_ours(found)
+        except LayoutError as error:
+            raise WeightsError(f"{shown}: {error}") from None
+        state_dict = _plain_state_dict(tensors)
         if not published:
             _check_values(shown, state_dict)
-        return state_dict
+        return Contents(state_dict, format, recognised, remarks)
+
+
+def _as_ours(found: Weights) -> tuple[Mapping[str, Tensor], str, tuple[str, ...]]:
+    """The tensors by the names of a ResNeXt, what they were recognised by, and remarks. Raises LayoutError."""
+    if recognised := recognise_ours(found.tensors):
+        return found.tensors, recognised, found.remarks
+    tensors, reading = read_layout(found.tensors)
+    remarks = [*found.remarks, f"read by {reading.recognised}"]
+    if reading.left_out:
+        shown = ", ".join(reading.left_out[:3])
+        more = f" and {len(reading.left_out) - 3} more" if len(reading.left_out) > 3 else ""
+        remarks.append(f"left out {len(reading.left_out)} entries that are not the network's: {shown}{more}")
+    if reading.remark:
+        remarks.append(reading.remark)
+    return tensors, reading.recognised, tuple(remarks)
 
 
 def on_cpu() -> AbstractContextManager[Any]:
@@ -104,28 +173,108 @@ def _files_in(folder: Path) -> str:
     return f"; give one of the files in it: {', '.join(names[:5])}" if names else " without weights in it"
 
 
-def _read_pth(path: str, size: int, *, is_zip: bool, published: bool) -> Any:
+def _read_pickled(path: str, size: int, *, is_zip: bool, published: bool) -> tuple[str, Any]:
+    """The format, "pth" or "npz", and what is in the file."""
     try:
         if published and is_zip:
             with _private_mapping():
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                return "pth", torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if is_zip:
+            if _is_npz(path):
+                return "npz", _read_npz(path, size)
             _check_archive(path, size)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+        return "pth", _load(path)
     except WeightsError:
         raise
     except Exception as error:  # a damaged pickle raises whatever it likes
         raise WeightsError(f"{path}: expected a .pth with a plain state_dict, {_refusal(error)}") from None
 
 
+def _load(path: str) -> Any:
+    """What torch.load returns; the options of a training script (argparse.Namespace) may be among it."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+    except pickle.UnpicklingError as error:
+        if "argparse.Namespace" not in str(error):
+            raise
+        # It holds plain attributes and runs no code. It is allowed for as long as this file is being read.
+        with _allowing, torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+
+
 def _refusal(error: Exception) -> str:
     """Why torch.load refused a file, in one line of ours."""
-    if isinstance(error, pickle.UnpicklingError) and (refused := _REFUSED_CLASS.search(str(error))):
+    if _ARRAYS.search(str(error)):
         return (
-            f"got a file that holds {refused[1]}, and loading that could run code from the file. In the program that "
-            "wrote it, save only the weights: torch.save(model.state_dict(), 'weights.pth')"
+            "got a pickle of arrays, as .pdparams and .pkl files are, and loading that could run code from the file. "
+            "Where its framework is installed, write a .npz: numpy.savez('weights.npz', **{name: array, …})"
         )
+    if isinstance(error, pickle.UnpicklingError) and (refused := _REFUSED_CLASS.search(str(error))):
+        return f"got a file that holds {refused[1]}, and loading that could run code from the file. {_NO_CODE}"
     return f"but: {first_line(error).rpartition('WeightsUnpickler error: ')[2]}"
+
+
+def _is_npz(path: str) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _read_npz(path: str, size: int) -> dict[str, Tensor]:
+    import numpy as np
+
+    with zipfile.ZipFile(path) as archive:
+        _check_expansion(path, size, sum(entry.file_size for entry in archive.infolist()) // 4)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: _from_array(path, name, arrays[name]) for name in arrays.files}
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        raise WeightsError(
+            f"{path}: expected an .npz with an array of numbers for each weight, got arrays of Python objects, which "
+            "are pickles, and loading those could run code from the file; where you trust it, write the arrays one by "
+            "one: numpy.savez('weights.npz', **dict(zip(names, values)))"
+        ) from None
+
+
+def _read_hdf5(path: str, size: int) -> dict[str, Tensor]:
+    """The weights of a Keras file by their paths, in the order of its layers; an optimizer's are left out."""
+    try:
+        import h5py
+    except ImportError:
+        raise WeightsError(f"{path}: reading HDF5 needs the h5py package: pip install h5py") from None
+    try:
+        with h5py.File(path, "r") as file:
+            root = file["model_weights"] if isinstance(file.get("model_weights"), h5py.Group) else file
+            found: dict[str, Any] = {}  # links to other files are not followed
+            root.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
+            if any(data.external or data.is_virtual for data in found.values()):
+                raise WeightsError(f"{path}: expected the weights themselves, got references to other files")
+            _check_expansion(path, size, sum(data.size for data in found.values()))
+            layers = [name.decode() if isinstance(name, bytes) else name for name in root.attrs.get("layer_names", ())]
+            place = {name: index for index, name in enumerate(layers)}
+            names = sorted(found, key=lambda name: place.get(name.partition("/")[0], len(place)))  # stable
+            return {name: _from_array(path, name, found[name][()]) for name in names}
+    except WeightsError:
+        raise
+    except Exception as error:  # a damaged file raises whatever it likes
+        raise WeightsError(f"{path}: expected a whole HDF5 file, but: {first_line(error)}") from None
+
+
+def _from_array(path: str, name: str, array: Any) -> Tensor:
+    import numpy as np
+
+    array = np.asarray(array)
+    if array.dtype.kind not in "fiu":
+        raise WeightsError(f"{path}: expected arrays of real numbers, got {array.dtype} under {name!r}")
+    return torch.from_numpy(np.array(array, np.float32 if array.dtype.kind == "f" else np.int64, order="C"))
+
+
+def _check_expansion(path: str, size: int, values: int) -> None:
+    """Raise WeightsError where a file would take far more memory than it has bytes."""
+    if 4 * values > 4 * size + _EXPANDED_BYTES:
+        raise WeightsError(f"{path}: expected the values of every tensor, got {size} bytes for {values} values")
 
 
 @contextmanager
@@ -215,7 +364,7 @@ def _read_safetensors(path: str) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: expected a whole .safetensors file, but: {first_line(error)}") from None
 
 
-def _convert_t7(path: str) -> dict[str, Tensor]:
+def _convert_t7(path: str, prove: bool) -> Contents:
     try:
         build, graph, t7 = conversion("build"), conversion("graph"), conversion("t7")
     except ImportError as error:
@@ -223,7 +372,7 @@ def _convert_t7(path: str) -> dict[str, Tensor]:
     remarks = []
     try:
         try:
-            converted, _ = build.convert_and_prove(path)
+            converted, _ = build.convert_and_prove(path, prove=prove)
         except graph.UnsupportedLayerError as error:
             converted, _ = build.convert_and_prove(path, prove=False)
             remarks.append(f"the conversion is not proved: {first_line(error)}")
@@ -233,15 +382,15 @@ def _convert_t7(path: str) -> dict[str, Tensor]:
         ) from error
     except t7.T7Error as error:
         raise WeightsError(str(error)) from error
-    if remarks or converted.notes:
-        warn(f"{path}: {'; '.join([*remarks, *converted.notes])}")
-    return converted.state_dict
+    return Contents(converted.state_dict, "t7", "its graph, as Torch7 stores it", (*remarks, *converted.notes))
 
 
 def find_format(head: bytes) -> str | None:
-    """`pth`, `safetensors` or `t7`, by the first 64 bytes of a file; None for anything else."""
+    """`pth` (or .npz, a zip too), `safetensors`, `hdf5` or `t7`, by the first 64 bytes; None for anything else."""
     if head.startswith((b"PK\x03\x04", b"\x80")):
         return "pth"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "hdf5"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 10**8:  # the longest header that safetensors reads
         return "safetensors"
     # a table or an object as root: type 3 or 4 as int32 in either byte order, or as a line of text
@@ -265,34 +414,22 @@ def foreign(head: bytes) -> str | None:
     return None
 
 
-def _find_state_dict(path: str, loaded: Any) -> dict[str, Tensor]:
-    """The state_dict in what was loaded, without prefixes. Raises WeightsError for what is not dense real tensors."""
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not loaded:
-        raise WeightsError(f"{path}: expected a state_dict, got {type(loaded).__name__}")
-    for name, value in loaded.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise WeightsError(f"{path}: expected a state_dict of tensors, got {type(value).__name__} under {name!r}")
+def _check_tensors(path: str, tensors: Mapping[str, Tensor], size: int) -> None:
+    """Raise WeightsError for what is not dense real tensors, and not in the file as a whole."""
+    for name, value in tensors.items():
         real = value.is_floating_point() or _is_counter(name, value)
         if not real or value.layout != torch.strided or value.is_meta:
             got = f"{value.dtype}, {value.layout}"
             raise WeightsError(f"{path}: expected dense tensors of real numbers, got {got} under {name!r}")
-    if all(_WRAPPERS.match(name) for name in loaded):
-        return {_WRAPPERS.sub("", name, count=1): value for name, value in loaded.items()}
-    return dict(loaded)
+    _check_expansion(path, size, sum(value.numel() for value in tensors.values()))
 
 
 def _is_counter(name: str, value: Tensor) -> bool:
     return name.endswith("num_batches_tracked") and not value.is_complex() and not value.is_floating_point()
 
 
-def _plain_state_dict(path: str, found: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+def _plain_state_dict(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """In float32, each tensor with memory of its own, and with every counter."""
-    values = sum(value.numel() for value in found.values())
-    if 4 * values > 4 * size + _EXPANDED_BYTES:  # the file would take far more memory than it has bytes
-        raise WeightsError(f"{path}: expected the values of every tensor, got {size} bytes for {values} values")
     owners = Counter(value.untyped_storage().data_ptr() for value in found.values())
     state_dict: dict[str, Tensor] = {}
     for name, value in found.items():
@@ -350,4 +487,4 @@ def warn(message: str) -> None:
     frame, level = sys._getframe(1), 2
     while frame.f_code.co_filename.startswith(ours) and frame.f_back is not None:
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)
+    warnings.warn(message, WeightsWarning, stacklevel=level)

@@ -16,10 +16,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
+
+from resnext.architecture import Architecture, check_shapes
 
 _LEAVES = {
     "weight": ("weight", "weights", "kernel", "depthwise_kernel", "depthwise_weights", "gamma", "scale"),
@@ -31,19 +33,152 @@ _LEAVES = {
 _MODULE = re.compile(r"[./][^./]*$")  # to be cut off an entry
 _ROLE = {leaf: role for role, leaves in _LEAVES.items() for leaf in leaves}
 _SHORTCUT = re.compile(r"shortcut|downsample|skip|identity|residual|proj|(?<![a-z])sc(?![a-z])|branch1(?![0-9])|_0_")
-_PORTS = (  # a key that only this port has, and what is known of it that its weights do not tell
-    (r"layer1\.0\.conv1\.weight", "torchvision's names", ""),
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The names that a port gives to the modules of a ResNeXt of form C, as templates, and how it is told from others.
+
+    `{stage}` counts from 1, `{block}` from 0; `{place}` is the stage plus `first - 1`.
+    """
+
+    title: str
+    stem: tuple[str, str] = ("conv1", "bn1")
+    block: str = "layer{stage}.{block}."
+    modules: tuple[str, ...] = ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample.0", "downsample.1")
+    classifier: str = "fc"
+    first: int = 1
+    counters: bool = True  # num_batches_tracked
+
+    def theirs(self, name: str) -> str | None:
+        """The port's name of an entry of form C, such as `layer1.0.conv1.weight`; None where it has no such entry."""
+        module, _, leaf = name.rpartition(".")
+        if leaf == "num_batches_tracked" and not self.counters:
+            return None
+        if module in self._outside:
+            return f"{self._outside[module]}.{leaf}"
+        stage, block, inner = re.fullmatch(r"layer(\d)\.(\d+)\.(.*)", module).groups()  # type: ignore[union-attr]
+        where = self.block.format(stage=stage, block=block, place=int(stage) + self.first - 1)
+        return f"{where}{self.modules[_MODULES.index(inner)]}.{leaf}"
+
+    def ours(self, name: str) -> str | None:
+        """The inverse of `theirs`; None for an entry that does not belong to a network of this port."""
+        module, _, leaf = name.rpartition(".")
+        outside = {theirs: ours for ours, theirs in self._outside.items()}
+        if leaf not in _LEAVES:
+            return None
+        if module in outside:
+            return f"{outside[module]}.{leaf}"
+        match = self._pattern.fullmatch(module)
+        if match is None:
+            return None
+        found = match.groupdict()
+        stage = int(found["stage"]) if "stage" in found else int(found["place"]) - self.first + 1
+        inner = _MODULES[self.modules.index(found["inner"])]
+        return f"layer{stage}.{int(found['block'])}.{inner}.{leaf}" if 1 <= stage <= 4 else None
+
+    @property
+    def _outside(self) -> dict[str, str]:
+        return {"conv1": self.stem[0], "bn1": self.stem[1], "fc": self.classifier}
+
+    @property
+    def _pattern(self) -> re.Pattern[str]:
+        pattern = re.escape(self.block)
+        for field_ in ("stage", "place", "block"):
+            pattern = pattern.replace(rf"\{{{field_}\}}", rf"(?P<{field_}>\d+)", 1)
+            pattern = pattern.replace(rf"\{{{field_}\}}", rf"(?P={field_})")
+        return re.compile(f"{pattern}(?P<inner>{'|'.join(map(re.escape, self.modules))})")
+
+
+_MODULES = Layout("").modules
+_NESTED = ("0.0.0.0", "0.0.0.1", "0.0.0.3", "0.0.0.4", "0.0.1", "0.0.2", "0.1.0", "0.1.1")  # as the authors' files
+_BRANCH = ("main_branch.0", "main_branch.1", "main_branch.3", "main_branch.4", "main_branch.6", "main_branch.7")
+LAYOUTS = {
+    "torchvision": Layout("torchvision's names"),
+    "timm": Layout("timm's names, which are torchvision's"),
+    "mmpretrain": Layout(
+        "the names of mmpretrain",
+        stem=("backbone.conv1", "backbone.bn1"),
+        block="backbone.layer{stage}.{block}.",
+        classifier="head.fc",
+    ),
+    "detectron2": Layout(
+        "the names of detectron2",
+        stem=("stem.conv1", "stem.conv1.norm"),
+        block="res{place}.{block}.",
+        modules=(
+            *(f"conv{number}{norm}" for number in (1, 2, 3) for norm in ("", ".norm")),
+            "shortcut",
+            "shortcut.norm",
+        ),
+        classifier="linear",
+        first=2,
+        counters=False,
+    ),
+    "cadene": Layout(
+        "the names of Cadene/pretrained-models.pytorch",
+        stem=("features.0", "features.1"),
+        block="features.{place}.{block}.",
+        modules=_NESTED,
+        classifier="last_linear",
+        first=4,
+    ),
+    "clcarwin": Layout(
+        "the names of clcarwin/convert_torch_to_pytorch",
+        stem=("0", "1"),
+        block="{place}.{block}.",
+        modules=_NESTED,
+        classifier="10.1",
+        first=4,
+    ),
+    "huanghoujing": Layout(
+        "the names of huanghoujing/resnext-pytorch",
+        block="stage{stage}.{block}.",
+        modules=(*_BRANCH, "shortcut_transform.0", "shortcut_transform.1"),
+    ),
+    "prlz77": Layout(
+        "the names of prlz77/ResNeXt.pytorch",
+        stem=("conv_1_3x3", "bn_1"),
+        block="stage_{stage}.stage_{stage}_bottleneck_{block}.",
+        modules=(
+            "conv_reduce",
+            "bn_reduce",
+            "conv_conv",
+            "bn",
+            "conv_expand",
+            "bn_expand",
+            "shortcut.shortcut_conv",
+            "shortcut.shortcut_bn",
+        ),
+        classifier="classifier",
+    ),
+}  # that files can be written in; whatever has another is read by its structure
+_PORTS = (  # a key that only this port has, its title, and what is known of it that its weights do not tell
+    (r"layer1\.0\.conv1\.weight", LAYOUTS["torchvision"].title, ""),
     (r"layer1\.0\.paths\.0\.conv1\.weight", "our own names", ""),
-    (r"stage1\.0\.(main_branch|paths)\.", "the names of huanghoujing/resnext-pytorch", ""),
-    (r"features\.4\.0\.", "the names of Cadene/pretrained-models.pytorch", ""),
-    (r"4\.0\.0\.0\.", "the names of clcarwin/convert_torch_to_pytorch", ""),
-    (r"backbone\.layer1\.0\.", "the names of mmpretrain", ""),
-    (r"(.*\.)?res2\.0\.conv1\.norm\.", "the names of detectron2", "its input is BGR, not RGB, in most published files"),
-    (r"stage_1\.stage_1_bottleneck_0\.", "the names of prlz77/ResNeXt.pytorch", ""),
+    (r"stage1\.0\.(main_branch|paths)\.", LAYOUTS["huanghoujing"].title, ""),
+    (r"features\.4\.0\.0\.", LAYOUTS["cadene"].title, ""),
+    (r"4\.0\.0\.0\.", LAYOUTS["clcarwin"].title, ""),
+    (r"backbone\.layer1\.0\.", LAYOUTS["mmpretrain"].title, ""),
+    (
+        r"(.*\.)?res2\.0\.conv1\.norm\.",
+        LAYOUTS["detectron2"].title,
+        "most published files of detectron2 take BGR input, not RGB, which the weights do not tell; the stride is "
+        "taken to be on the 3x3 as in its ResNeXt configurations, not on the 1x1 (STRIDE_IN_1X1)",
+    ),
+    (r"stage_1\.stage_1_bottleneck_0\.", LAYOUTS["prlz77"].title, ""),
     (r"conv2\.0\.split_transforms\.", "the names of weiaicunzai/pytorch-cifar100", ""),
-    (r"conv2_block1_1_conv/", "the names of keras-applications", "its batch norms have an eps of 1.001e-5"),
+    (
+        r"conv2_block1_1_conv/",
+        "the names of keras-applications",
+        "its batch norms have an eps of 1.001e-5, ours of 1e-5: outputs differ by about 1e-6 of their size",
+    ),
     (r".*conv2/block1/1/conv/", "the names of TensorNets", ""),
     (r"bb_0_0\.conv0\.", "the names of PaddleClas", ""),
+)
+_OURS = re.compile(
+    r"(?:conv1|bn1|fc|layer[1-4]\.\d+\.(?:(?:paths\.\d+\.)?(?:conv|bn)[1-3]|downsample\.[01]))"
+    r"\.(?:weight|bias|running_mean|running_var|num_batches_tracked)"
 )
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
 _COUNTERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel
@@ -53,6 +188,12 @@ _DOWNSAMPLE = ("downsample.0", "downsample.1")
 _SILENT = (
     "what weights cannot tell is taken to be as in the paper: the stride on the 3x3, a ReLU after the addition, "
     "RGB input normalised as ImageNet's"
+)
+
+
+_ADVICE = (
+    "If it is a ResNeXt all the same, build it with the code that it belongs to, and save its weights under "
+    "torchvision's names"
 )
 
 
@@ -158,6 +299,8 @@ def find_weights(checkpoint: object, ema: bool | None = None) -> Weights:
     network, more than one, or not the kind that `ema` asks for.
     """
     found = list(_state_dicts(checkpoint, ""))
+    if not found and (tensors := _named_tensors(checkpoint)):
+        found = [("", tensors)]
     if not found:
         raise LayoutError(f"expected a state_dict, got {_describe(checkpoint)}")
     averaged = [each for each in found if _EMA.search(each[0])]
@@ -182,12 +325,19 @@ def find_weights(checkpoint: object, ema: bool | None = None) -> Weights:
     return Weights(tensors, tuple(remarks))
 
 
+def recognise_ours(names: Iterable[str]) -> str:
+    """By what our own names are recognised, or "" where some entry has another kind of name."""
+    names = list(names)
+    if not names or not all(map(_OURS.fullmatch, names)):
+        return ""
+    return "our own names" if any(".paths." in name for name in names) else "torchvision's names"
+
+
 def _state_dicts(value: object, path: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Every mapping of names to tensors with a convolution among them, and where it is; optimizers are passed over."""
     if not isinstance(value, Mapping) or depth > 4:
         return
-    if value and all(isinstance(each, Tensor) for each in value.values()):
-        tensors = {name.decode() if isinstance(name, bytes) else str(name): each for name, each in value.items()}
+    if tensors := _named_tensors(value):
         if any(each.dim() == 4 for each in tensors.values()):
             yield path, tensors
         return
@@ -196,23 +346,65 @@ def _state_dicts(value: object, path: str, depth: int = 0) -> Iterator[tuple[str
             yield from _state_dicts(inner, f"{path}[{key!r}]", depth + 1)
 
 
+def _named_tensors(value: object) -> dict[str, Tensor]:
+    """A mapping of names to tensors; empty for anything else. Files of Python 2 may have names of bytes."""
+    if not isinstance(value, Mapping) or not all(isinstance(each, Tensor) for each in value.values()):
+        return {}
+    return {name.decode() if isinstance(name, bytes) else str(name): each for name, each in value.items()}
+
+
 def _describe(checkpoint: object) -> str:
+    kind = type(checkpoint).__name__
     if not isinstance(checkpoint, Mapping):
-        return type(checkpoint).__name__
-    keys = [f"{key}: {type(value).__name__}" for key, value in checkpoint.items()]
-    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-    return f"a mapping without a network's tensors ({', '.join(keys[:5])}{more})" if keys else "an empty mapping"
+        return kind
+    if not checkpoint:
+        return f"{kind} without entries"
+    keys = [f"{type(value).__name__} under {key!r}" for key, value in itertools.islice(checkpoint.items(), 3)]
+    more = f" and {len(checkpoint) - 3} more" if len(checkpoint) > 3 else ""
+    return f"{kind} without the tensors of a network: got {', '.join(keys)}{more}"
 
 
 def read_layout(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Reading]:
     """The weights under the names of a ResNeXt, in the order of the file, and how they were recognised.
 
     A backbone inside a larger network (a detector's, say) is found by its prefix. Raises LayoutError where there is no
-    reading, or more than one.
+    reading, or more than one: it says what makes it another network, and which entries do not fit the nearest layout.
     """
     tensors = _as_torch(state_dict)
-    reading = _read_network({name: tuple(value.shape) for name, value in tensors.items()})
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    try:
+        if not any(len(shape) == 4 for shape in shapes.values()):
+            raise LayoutError("no entry 'conv1.weight', and no other convolution")
+        reading = _read_network(shapes)
+    except LayoutError as error:
+        raise LayoutError(f"not the weights of a ResNeXt: {error}; {_compare(shapes)}. {_ADVICE}") from None
     return _widened({ours: tensors[theirs] for theirs, ours in reading.names.items()}), reading
+
+
+def _compare(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Which known layout is nearest to these names, and which entries do not fit it."""
+    fits = {key: sum(layout.ours(name) is not None for name in shapes) for key, layout in LAYOUTS.items()}
+    key = max(fits, key=lambda key: fits[key])
+    layout = LAYOUTS[key]
+    if not fits[key]:
+        return f"no entry has a name of a known layout ({', '.join(LAYOUTS)})"
+    ours = {renamed: shape for name, shape in shapes.items() if (renamed := layout.ours(name))}
+    try:
+        found = Architecture.from_shapes(ours)
+        expected = {name: tuple(value.shape) for name, value in found.build_empty().state_dict().items()}
+        counted = any(name.endswith("num_batches_tracked") for name in shapes)
+        check_shapes(
+            shapes,
+            {
+                theirs: shape
+                for name, shape in expected.items()
+                if (counted or not name.endswith("num_batches_tracked")) and (theirs := layout.theirs(name))
+            },
+            found.name,
+        )
+    except (ValueError, RuntimeError, TypeError) as error:  # RuntimeError: sizes that torch cannot build
+        return f"nearest are {layout.title} ({fits[key]} of {len(shapes)} entries), but: {str(error).splitlines()[0]}"
+    return f"by their names and shapes they are of {found.name} in {layout.title}"
 
 
 def _read_network(shapes: Mapping[str, tuple[int, ...]]) -> Reading:

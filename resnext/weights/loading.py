@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from resnext.architecture import Architecture, check_shapes
 from resnext.forms import convert_state_dict, find_form
-from resnext.model import ResNeXt, make_classifier
+from resnext.model import ResNeXt, ResNeXtFeatures, make_classifier
 from resnext.weights.download import is_url
-from resnext.weights.files import WeightsError, first_line, on_cpu, read_state_dict, warn
+from resnext.weights.files import Contents, WeightsError, first_line, on_cpu, read_weights, warn
+from resnext.weights.layouts import LayoutError, read_layout
 from resnext.weights.pretrained import fetch
 
 AUTHORS_WEIGHTS = ("DEFAULT", "IMAGENET1K_V1")  # names of the published weights, as in torchvision's builders
@@ -28,6 +29,7 @@ def load(
     in_channels: int | None = None,
     progress: bool = True,
     published: bool = False,
+    ema: bool | None = None,
 ) -> ResNeXt:
     """A model with the weights of a file or URL, on the default device; nothing is initialised only to be overwritten.
 
@@ -38,7 +40,7 @@ def load(
             or with them where its layers hold values that no file has. Default: form C without options.
         num_classes, in_channels: those of the model; by default those of the file.
         progress: show a progress bar where something is downloaded.
-        published: as of `read_state_dict`.
+        published, ema: as of `read_weights`.
 
     Raises WeightsError where the file does not hold such a network, ValueError where the network that `build` makes
     cannot take its weights, and TypeError where `weights` is no path.
@@ -46,7 +48,7 @@ def load(
     path = _find_file(weights, progress)
     device = torch.get_default_device()
     with on_cpu():
-        model = _load(path, expected, build, num_classes, in_channels, published)
+        model = _load(path, expected, build, num_classes, in_channels, published, ema)
     return model.to(device)
 
 
@@ -71,8 +73,11 @@ def _load(
     num_classes: int | None,
     in_channels: int | None,
     published: bool,
+    ema: bool | None,
 ) -> ResNeXt:
-    state_dict, found, model = _read(path, expected, published)
+    contents = read_weights(path, published=published, ema=ema)
+    state_dict, found, model = _recognise(path, contents, expected)
+    remarks = list(contents.remarks)
     if in_channels not in (None, found.in_channels) and found.in_channels != 3:
         raise WeightsError(
             f"{path}: expected weights for 3 or {in_channels} channels, got some for {found.in_channels}; "
@@ -90,36 +95,59 @@ def _load(
     if wanted.in_channels != found.in_channels:
         state_dict["conv1.weight"] = _adapt_channels(state_dict["conv1.weight"], wanted.in_channels)
     if isinstance(model.fc, nn.Identity):
-        del state_dict["fc.weight"], state_dict["fc.bias"]
+        state_dict = {name: value for name, value in state_dict.items() if not name.startswith("fc.")}
+        if found.num_classes == 0 and num_classes is None and not isinstance(model, ResNeXtFeatures):
+            remarks.append("no classifier: the network gives pooled features; num_classes=N adds a new one")
     elif wanted.num_classes != found.num_classes:
         head = make_classifier(model.num_features, wanted.num_classes).float()
         state_dict |= {f"fc.{name}": value.detach() for name, value in head.named_parameters()}
-        warn(
-            f"{path} has {found.num_classes} classes, {wanted.num_classes} were asked for: "
+        remarks.append(
+            f"has {found.num_classes or 'no'} classes, {wanted.num_classes} were asked for: "
             "the body is loaded, the classifier (fc) is new and untrained"
         )
+    if remarks:
+        warn(f"{path}{' ' if remarks[0].startswith('has ') else ': '}{'; '.join(remarks)}")
     _fill(model, convert_state_dict(state_dict, "C", model.form), path)
     model.preprocessing = found.data_set
     return model
 
 
-def _read(path: str, expected: Architecture | None, published: bool) -> tuple[dict[str, Tensor], Architecture, ResNeXt]:
-    """The weights of a file in form C, what network they are of, and that network, empty."""
-    state_dict = read_state_dict(path, published=published)
+def _recognise(
+    path: str, contents: Contents, expected: Architecture | None
+) -> tuple[dict[str, Tensor], Architecture, ResNeXt]:
+    """The weights in form C, what network they are of, and that network, empty."""
+    state_dict = contents.state_dict
     try:
         if (form := find_form(state_dict)) != "C":
             state_dict = convert_state_dict(state_dict, form, "C")
-        shapes = _shapes(state_dict)
-        found = Architecture.from_shapes(shapes)
-        if expected is not None:
-            expected = replace(expected, num_classes=found.num_classes, in_channels=found.in_channels)
-            if differences := _differences(expected, found):
-                raise ValueError(f"expected the weights of {expected.name}, got those of {found.name} ({differences})")
-        model = found.build_empty()
-        check_shapes(shapes, _shapes(model.state_dict()), found.name)
+        found, model = _build(_shapes(state_dict))
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that torch cannot build
-        raise WeightsError(f"{path}: {first_line(error)}") from None
+        raise WeightsError(f"{path}: {_reason(contents.state_dict) or first_line(error)}") from None
+    if expected is not None:
+        expected = replace(expected, num_classes=found.num_classes, in_channels=found.in_channels)
+        if differences := _differences(expected, found):
+            raise WeightsError(
+                f"{path}: expected the weights of {expected.name}, got those of {found.name} ({differences}); "
+                "resnext.from_checkpoint builds the network that a file holds"
+            )
     return state_dict, found, model
+
+
+def _build(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Architecture, ResNeXt]:
+    """The architecture with these entries, and its network, empty. Raises ValueError or RuntimeError."""
+    found = Architecture.from_shapes(shapes)
+    model = found.build_empty()
+    check_shapes(shapes, _shapes(model.state_dict()), found.name)
+    return found, model
+
+
+def _reason(state_dict: Mapping[str, Tensor]) -> str:
+    """What makes these entries another network than a ResNeXt, or "" where their order and shapes do not tell."""
+    try:
+        read_layout(state_dict)
+    except LayoutError as error:
+        return str(error)
+    return ""
 
 
 def _shapes(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

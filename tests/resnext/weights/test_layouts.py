@@ -240,8 +240,8 @@ def test_the_moving_average_is_taken_unless_told_otherwise(checkpoint, ema, expe
     ("checkpoint", "ema", "message"),
     [
         (3, None, "got int"),
-        ({}, None, "an empty mapping"),
-        ({"epoch": 3, "lr": 0.1}, None, "without a network's tensors (epoch: int, lr: float)"),
+        ({}, None, "got dict without entries"),
+        ({"epoch": 3, "lr": 0.1}, None, "got dict without the tensors of a network: got int under 'epoch', float"),
         ({"student": NETWORK, "teacher": AVERAGE}, None, "more than one network: ['student'], ['teacher']"),
         (NETWORK, True, "ema=True, but the checkpoint has no moving average"),
         ({"model_ema": AVERAGE}, False, "ema=False, but the checkpoint has no weights but"),
