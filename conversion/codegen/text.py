@@ -113,7 +113,7 @@ def _globals(table: symtable.SymbolTable) -> set[str]:
 def imports(body: str) -> str:
     """The imports that the rest of a module needs."""
     lines = ["from __future__ import annotations", ""]
-    standard = ["import math"] if "math." in body else []
+    standard = [f"import {name}" for name in ("inspect", "math") if re.search(rf"\b{name}\.", body)]
     standard += ["from typing import Any"] if re.search(r"\bAny\b", body) else []
     lines += [*standard, ""] if standard else []
     lines += ["import torch"] if re.search(r"\btorch\.", body) else []

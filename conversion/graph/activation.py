@@ -1,7 +1,7 @@
 """Torch7 layers that work value by value or over the classes: activations, powers, softmax.
 
-Where Torch7 works in place, so do these; where it copies, so do these: whoever else holds that tensor sees the same as
-in Torch7. NaN is the one exception: PyTorch hands it on, while Torch7's ReLU and max pooling drop it.
+They work in place where Torch7 does and copy where Torch7 does, since other modules may hold the same tensor. The only
+difference is NaN: PyTorch passes it on, while Torch7's ReLU and max pooling drop it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..t7 import TorchObject
-from .registry import builds, filled, stored
+from .registry import Layer, builds, filled, in_place, number, stored
 
-for name, kind in {
-    "nn.LogSigmoid": nn.LogSigmoid,
-    "nn.Sigmoid": nn.Sigmoid,
-    "nn.SoftSign": nn.Softsign,
-    "nn.Tanh": nn.Tanh,
-    "nn.TanhShrink": nn.Tanhshrink,
-}.items():
-    builds(name)(kind)
+builds("nn.LogSigmoid")(nn.LogSigmoid)
+builds("nn.Sigmoid")(nn.Sigmoid)
+builds("nn.SoftSign")(nn.Softsign)
+builds("nn.Tanh")(nn.Tanh)
+builds("nn.TanhShrink")(nn.Tanhshrink)
+builds("nn.ReLU6", inplace=in_place)(nn.ReLU6)
+builds("nn.ELU", alpha=number("alpha", 1), inplace=in_place)(nn.ELU)
+builds("nn.LeakyReLU", negative_slope=number("negval", 0.01), inplace=in_place)(nn.LeakyReLU)
+builds("nn.SoftPlus", beta=number("beta", 1), threshold=number("threshold", 20))(nn.Softplus)
 
 
 @builds("nn.Abs")
@@ -63,7 +64,8 @@ class Log(nn.Module):
         return x.log()
 
 
-class Power(nn.Module):
+@builds("nn.Power", exponent=number("pow"))
+class Power(Layer):
     """nn.Power: x to the power `exponent`."""
 
     def __init__(self, exponent: float) -> None:
@@ -72,15 +74,6 @@ class Power(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.pow(self.exponent)
-
-    def extra_repr(self) -> str:
-        return f"{self.exponent}"
-
-
-@builds("nn.Power")
-def power(obj: TorchObject) -> nn.Module:
-    """nn.Power."""
-    return Power(obj.number("pow"))
 
 
 class TanhInPlace(nn.Module):
@@ -103,39 +96,18 @@ class SigmoidInPlace(nn.Module):
 
 @builds("cudnn.Sigmoid", kind=nn.Sigmoid, overwriting=SigmoidInPlace)
 @builds("cudnn.Tanh", kind=nn.Tanh, overwriting=TanhInPlace)
-def in_place_or_not(obj: TorchObject, kind: type[nn.Module], overwriting: type[nn.Module]) -> nn.Module:
-    """cudnn's, which may work in place where PyTorch's cannot."""
+def _cudnn(obj: TorchObject, kind: type[nn.Module], overwriting: type[nn.Module]) -> nn.Module:
     return overwriting() if obj.boolean("inplace", False) else kind()
 
 
 @builds("nn.Threshold", "nn.ReLU", "cudnn.ReLU")
-def threshold(obj: TorchObject) -> nn.Module:
-    """nn.Threshold, and nn.ReLU, which is one with threshold and value 0."""
+def _threshold(obj: TorchObject) -> nn.Module:
     limit, value, inplace = obj.number("threshold", 0), obj.number("val", 0), obj.boolean("inplace", False)
     return nn.ReLU(inplace) if limit == value == 0 else nn.Threshold(limit, value, inplace)
 
 
-@builds("nn.ReLU6")
-def relu6(obj: TorchObject) -> nn.Module:
-    """nn.ReLU6."""
-    return nn.ReLU6(obj.boolean("inplace", False))
-
-
-@builds("nn.ELU")
-def elu(obj: TorchObject) -> nn.Module:
-    """nn.ELU."""
-    return nn.ELU(obj.number("alpha", 1), obj.boolean("inplace", False))
-
-
-@builds("nn.LeakyReLU")
-def leaky_relu(obj: TorchObject) -> nn.Module:
-    """nn.LeakyReLU."""
-    return nn.LeakyReLU(obj.number("negval", 0.01), obj.boolean("inplace", False))
-
-
 @builds("nn.RReLU")
-def rrelu(obj: TorchObject) -> nn.Module:
-    """nn.RReLU; in evaluation the mean slope."""
+def _rrelu(obj: TorchObject) -> nn.Module:
     low, high = obj.number("lower", 1 / 8), obj.number("upper", 1 / 3)
     if not low <= high:
         raise obj.error(f"expected lower up to upper, got {low} and {high}")
@@ -143,8 +115,7 @@ def rrelu(obj: TorchObject) -> nn.Module:
 
 
 @builds("nn.HardTanh", "nn.Clamp")
-def hard_tanh(obj: TorchObject) -> nn.Module:
-    """nn.HardTanh and nn.Clamp."""
+def _hard_tanh(obj: TorchObject) -> nn.Module:
     low, high = obj.number("min_val", -1), obj.number("max_val", 1)
     if not low < high:
         raise obj.error(f"expected min_val below max_val, got {low} and {high}")
@@ -152,32 +123,24 @@ def hard_tanh(obj: TorchObject) -> nn.Module:
 
 
 @builds("cudnn.ClippedReLU")
-def clipped_relu(obj: TorchObject) -> nn.Module:
-    """cudnn.ClippedReLU: between 0 and `ceiling`."""
+def _clipped_relu(obj: TorchObject) -> nn.Module:
     ceiling = obj.number("ceiling")
     if not ceiling > 0:
         raise obj.error(f"expected a ceiling above 0, got {ceiling}")
     return nn.Hardtanh(0.0, ceiling, obj.boolean("inplace", False))
 
 
-@builds("nn.SoftPlus")
-def softplus(obj: TorchObject) -> nn.Module:
-    """nn.SoftPlus."""
-    return nn.Softplus(obj.number("beta", 1), obj.number("threshold", 20))
-
-
 @builds("nn.HardShrink", kind=nn.Hardshrink)
 @builds("nn.SoftShrink", kind=nn.Softshrink)
-def shrink(obj: TorchObject, kind: type[nn.Module]) -> nn.Module:
-    """nn.HardShrink and nn.SoftShrink."""
+def _shrink(obj: TorchObject, kind: type[nn.Module]) -> nn.Module:
     limit = obj.number("lambda", 0.5)
     if not limit >= 0:
         raise obj.error(f"expected a lambda from 0, got {limit}")
     return kind(limit)
 
 
-class PReLU(nn.Module):
-    """nn.PReLU with a slope for each of `planes`: dimension 1, or that of one sample of single values."""
+class PReLU(Layer):
+    """nn.PReLU with a slope for each of `planes`: dimension 1 of a batch, or the only dimension of one sample."""
 
     def __init__(self, planes: int) -> None:
         super().__init__()
@@ -189,14 +152,10 @@ class PReLU(nn.Module):
             return F.prelu(x.unsqueeze(0), self.weight).squeeze(0)
         return F.prelu(x, self.weight)
 
-    def extra_repr(self) -> str:
-        return f"{self.planes}"
-
 
 @builds("nn.PReLU")
-def prelu(obj: TorchObject) -> nn.Module:
-    """nn.PReLU: one slope where nOutputPlane is 0, else one for each plane."""
-    planes = obj.integer("nOutputPlane", 0, minimum=0)
+def _prelu(obj: TorchObject) -> nn.Module:
+    planes = obj.integer("nOutputPlane", 0, minimum=0)  # 0: one slope for all
     weight = stored(obj, "weight", (planes or 1,))
     return filled(PReLU, planes, tensors={"weight": weight}) if planes else filled(nn.PReLU, tensors={"weight": weight})
 
@@ -205,10 +164,10 @@ def prelu(obj: TorchObject) -> nn.Module:
 @builds("nn.LogSoftMax", "nn.SpatialLogSoftMax", "cudnn.SpatialLogSoftMax", log=True)
 @builds("cudnn.SoftMax", instance=True)
 @builds("cudnn.LogSoftMax", log=True, instance=True)
-class SoftMax(nn.Module):
+class SoftMax(Layer):
     """nn.SoftMax over the classes or planes, or its logarithm: dimension 0 of one sample, 1 of a batch.
 
-    `instance` is how cudnn.SoftMax takes images: over all values of a sample.
+    With `instance`, as in cudnn.SoftMax, it is over all values of a sample.
     """
 
     def __init__(self, log: bool = False, instance: bool = False) -> None:
@@ -222,6 +181,3 @@ class SoftMax(nn.Module):
         values = x.flatten(dimension) if self.instance else x
         out = F.log_softmax(values, dimension) if self.log else F.softmax(values, dimension)
         return out.reshape(x.shape)
-
-    def extra_repr(self) -> str:
-        return f"log={self.log}, instance={self.instance}"

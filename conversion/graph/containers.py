@@ -1,7 +1,7 @@
 """Torch7's containers as modules that hold modules, in the file's own order.
 
-A table is a list of values: tensors or lists again. In TorchScript a container's own input must be a tensor, and so
-must what the branches of ParallelTable take; what layers pass on inside a Sequential may be anything.
+A table is a list of values: tensors or further lists. In TorchScript a container's own input must be a tensor, and so
+must the inputs of the branches of ParallelTable; layers inside a Sequential may pass on anything.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from ..t7 import TorchObject
-from .registry import Flow, Value, builds, error, flow
+from .registry import Flow, Value, builds, dimension, error, flow
 from .tables import as_list, as_tensor, depth_concat
 
 
-def first_module(obj: TorchObject) -> list[TorchObject]:
-    """What a decorator decorates; the further modules of an nn.DataParallelTable are copies of its first."""
+def _first_module(obj: TorchObject) -> list[TorchObject]:
     children = obj.objects()
     if not children:
         raise obj.error(f"an {obj.class_name} without a network")
-    return children[:1]
+    return children[:1]  # the other modules of an nn.DataParallelTable are copies
 
 
-@builds("nn.DataParallelTable", "nn.DontCast", "nn.NaN", "nn.Serial", children=first_module)
-def decorator(obj: TorchObject, module: nn.Module) -> nn.Module:
-    """The decorated module itself."""
+@builds("nn.DataParallelTable", "nn.DontCast", "nn.NaN", "nn.Serial", children=_first_module)
+def _decorator(obj: TorchObject, module: nn.Module) -> nn.Module:
     return module
 
 
@@ -51,7 +49,7 @@ class Branches(nn.ModuleList):
 
 @builds("nn.ConcatTable", children=TorchObject.objects)
 class ConcatTable(Branches):
-    """nn.ConcatTable: a list of what each module makes of the same input."""
+    """nn.ConcatTable: the outputs of all modules for the same input, as a list."""
 
     def forward(self, x: Tensor) -> list[Any]:
         out: list[Any] = []
@@ -85,8 +83,9 @@ def _(module: ParallelTable, value: Value, to: Flow) -> Value:
     return [to.run(child, part) for child, part in zip(module, parts, strict=True)]
 
 
+@builds("nn.Concat", children=TorchObject.objects, dimension=dimension())
 class Concat(Branches):
-    """nn.Concat: what each module makes of the same input, joined along `dimension` (from 0)."""
+    """nn.Concat: the outputs of all modules for the same input, joined along `dimension` (from 0)."""
 
     def __init__(self, *modules: nn.Module, dimension: int) -> None:
         super().__init__(*modules)
@@ -99,12 +98,9 @@ class Concat(Branches):
         return torch.cat(out, self.dimension)
 
 
-class DepthConcat(Branches):
-    """nn.DepthConcat: as nn.Concat, of outputs that may differ in their other sizes."""
-
-    def __init__(self, *modules: nn.Module, dimension: int) -> None:
-        super().__init__(*modules)
-        self.dimension = dimension
+@builds("nn.DepthConcat", children=TorchObject.objects, dimension=dimension())
+class DepthConcat(Concat):
+    """nn.DepthConcat: like nn.Concat, for outputs that may differ in their other sizes."""
 
     def forward(self, x: Tensor) -> Tensor:
         out: list[Tensor] = []
@@ -113,22 +109,20 @@ class DepthConcat(Branches):
         return depth_concat(out, self.dimension)
 
 
-@builds("nn.Concat", children=TorchObject.objects, kind=Concat)
-@builds("nn.DepthConcat", children=TorchObject.objects, kind=DepthConcat)
-def concat(obj: TorchObject, *modules: nn.Module, kind: type[Concat] | type[DepthConcat]) -> nn.Module:
-    """nn.Concat and nn.DepthConcat."""
-    return kind(*modules, dimension=obj.dimension())
-
-
-@flow.register(Concat)
-@flow.register(DepthConcat)
-def _(module: Concat | DepthConcat, value: Value, to: Flow) -> Value:
-    join = torch.cat if isinstance(module, Concat) else depth_concat
+@flow.register
+def _(module: Concat, value: Value, to: Flow) -> Value:
+    join = depth_concat if isinstance(module, DepthConcat) else torch.cat
     return to.call(module, join, [to.run(child, value) for child in module], module.dimension)
 
 
+@builds(
+    "nn.Parallel",
+    children=TorchObject.objects,
+    input_dimension=dimension("inputDimension"),
+    output_dimension=dimension("outputDimension"),
+)
 class Parallel(Branches):
-    """nn.Parallel: the first module takes the first slice along a dimension, …; the results joined along another."""
+    """nn.Parallel: the first module takes the first slice along a dimension, …; another dimension joins the results."""
 
     def __init__(self, *modules: nn.Module, input_dimension: int, output_dimension: int) -> None:
         super().__init__(*modules)
@@ -144,13 +138,6 @@ class Parallel(Branches):
         return torch.cat(out, self.output_dimension)
 
 
-@builds("nn.Parallel", children=TorchObject.objects)
-def parallel(obj: TorchObject, *modules: nn.Module) -> nn.Module:
-    """nn.Parallel."""
-    dimensions = obj.dimension("inputDimension"), obj.dimension("outputDimension")
-    return Parallel(*modules, input_dimension=dimensions[0], output_dimension=dimensions[1])
-
-
 @flow.register
 def _(module: Parallel, value: Value, to: Flow) -> Value:
     count = to.size(module, value, module.input_dimension)
@@ -164,7 +151,7 @@ def _(module: Parallel, value: Value, to: Flow) -> Value:
 
 @builds("nn.DenseConnectLayerCustom", children=TorchObject.objects)
 class DenseConnectLayer(Branches):
-    """nn.DenseConnectLayerCustom of DenseNet: the list it takes and, behind it, what its modules make of it, joined."""
+    """nn.DenseConnectLayerCustom of DenseNet: appends to its list what its modules make of the joined list."""
 
     def forward(self, x: Any) -> list[Any]:
         out: list[Any] = []

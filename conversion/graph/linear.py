@@ -1,4 +1,4 @@
-"""nn.Linear, and factors and offsets: learnt or constant, one or one for each value."""
+"""nn.Linear, and factors and offsets: learnt or constant, a single one or one for each value."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from ..t7 import Tensor as T7Tensor
 from ..t7 import TorchObject
 from .convolution import with_bias
-from .registry import builds, filled, stored
+from .registry import Layer, builds, filled, in_place, number, stored
 
 
 @builds("nn.Linear")
-def linear(obj: TorchObject) -> nn.Module:
-    """nn.Linear, with a bias or without."""
+def _linear(obj: TorchObject) -> nn.Module:
     shape = obj.tensor("weight").shape
     if len(shape) != 2 or 0 in shape:
         raise obj.error(f"expected a matrix as weight, got {obj['weight']!r}")
@@ -23,7 +22,8 @@ def linear(obj: TorchObject) -> nn.Module:
     return filled(nn.Linear, shape[1], shape[0], bias="bias" in tensors, tensors=tensors)
 
 
-class MulConstant(nn.Module):
+@builds("nn.MulConstant", constant=number("constant_scalar"), inplace=in_place)
+class MulConstant(Layer):
     """nn.MulConstant: x times a number."""
 
     def __init__(self, constant: float, inplace: bool = False) -> None:
@@ -33,17 +33,9 @@ class MulConstant(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.mul_(self.constant) if self.inplace else x * self.constant
 
-    def extra_repr(self) -> str:
-        return f"{self.constant}, inplace={self.inplace}"
 
-
-@builds("nn.MulConstant")
-def mul_constant(obj: TorchObject) -> nn.Module:
-    """nn.MulConstant."""
-    return MulConstant(obj.number("constant_scalar"), obj.boolean("inplace", False))
-
-
-class AddConstant(nn.Module):
+@builds("nn.WhiteNoise", constant=number("mean", 0))  # evaluation adds the mean of the noise
+class AddConstant(Layer):
     """nn.AddConstant: x plus a number."""
 
     def __init__(self, constant: float, inplace: bool = False) -> None:
@@ -53,19 +45,10 @@ class AddConstant(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.add_(self.constant) if self.inplace else x + self.constant
 
-    def extra_repr(self) -> str:
-        return f"{self.constant}, inplace={self.inplace}"
-
-
-@builds("nn.WhiteNoise")
-def white_noise(obj: TorchObject) -> nn.Module:
-    """nn.WhiteNoise in evaluation: its mean, added."""
-    return AddConstant(obj.number("mean", 0))
-
 
 @builds("nn.AddConstant")
-def add_constant(obj: TorchObject) -> nn.Module:
-    """nn.AddConstant: of a number, or of a tensor with one number for each element of a sample."""
+def _add_constant(obj: TorchObject) -> nn.Module:
+    """A number, or a tensor with one number for each element of a sample."""
     inplace = obj.boolean("inplace", False)
     if not isinstance(obj["constant_scalar"], T7Tensor):
         return AddConstant(obj.number("constant_scalar"), inplace)
@@ -87,50 +70,44 @@ class Mul(nn.Module):
 
 
 @builds("nn.Mul")
-def mul(obj: TorchObject) -> nn.Module:
-    """nn.Mul."""
+def _mul(obj: TorchObject) -> nn.Module:
     return filled(Mul, tensors={"weight": stored(obj, "weight", (1,))})
 
 
 def stretch(values: Tensor, x: Tensor) -> Tensor:
-    """The values of nn.CMul or nn.CAdd in a shape that broadcasts over x: for one sample, or the same for each."""
+    """The values of nn.CMul or nn.CAdd in a shape that broadcasts over x, one sample or a batch."""
     if values.numel() == x.numel():
         return values.reshape(x.shape)
     return values if values.dim() == x.dim() else values.reshape(x[:1].shape)
 
 
-class CMul(nn.Module):
+class CMul(Layer):
     """nn.CMul: x times learnt values, one for each element; `size` may have ones to broadcast."""
 
     def __init__(self, *size: int) -> None:
         super().__init__()
+        self.size = size
         self.weight = nn.Parameter(torch.empty(size))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * stretch(self.weight, x)
 
-    def extra_repr(self) -> str:
-        return ", ".join(map(str, self.weight.shape))
 
-
-class CAdd(nn.Module):
+class CAdd(Layer):
     """nn.CAdd and nn.Add: x plus learnt values, one for each element; `size` may have ones to broadcast."""
 
     def __init__(self, *size: int) -> None:
         super().__init__()
+        self.size = size
         self.bias = nn.Parameter(torch.empty(size))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + (self.bias if self.bias.numel() == 1 else stretch(self.bias, x))
 
-    def extra_repr(self) -> str:
-        return ", ".join(map(str, self.bias.shape))
-
 
 @builds("nn.CMul", kind=CMul, name="weight")
 @builds("nn.CAdd", kind=CAdd, name="bias")
-def for_each_value(obj: TorchObject, kind: type[CMul] | type[CAdd], name: str) -> nn.Module:
-    """nn.CMul and nn.CAdd; `size` is that of the weight or bias."""
+def _for_each_value(obj: TorchObject, kind: type[CMul] | type[CAdd], name: str) -> nn.Module:
     size = obj.sizes() if "size" in obj else list(obj.tensor(name).shape)
     if min(size, default=0) < 1:
         raise obj.error(f"expected sizes from 1 as size, got {size}")
@@ -138,7 +115,7 @@ def for_each_value(obj: TorchObject, kind: type[CMul] | type[CAdd], name: str) -
 
 
 @builds("nn.Add")
-def add(obj: TorchObject) -> nn.Module:
-    """nn.Add: one number where it is `scalar`, else one for each element of a sample."""
+def _add(obj: TorchObject) -> nn.Module:
+    """One number if `scalar` is set, else one for each element of a sample."""
     size = 1 if obj.boolean("scalar", False) else math.prod(obj.tensor("bias").shape)
     return filled(CAdd, size, tensors={"bias": stored(obj, "bias", (size,))})

@@ -7,20 +7,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..t7 import TorchObject
-from .registry import builds, filled, has, stored
+from .registry import Layer, builds, filled, has, stored
 
 
 @builds("nn.BatchNormalization", "cudnn.BatchNormalization", kind=nn.BatchNorm1d)
 @builds("nn.SpatialBatchNormalization", "cudnn.SpatialBatchNormalization", kind=nn.BatchNorm2d)
 @builds("fbnn.SpatialBatchNormalization", kind=nn.BatchNorm2d)
 @builds("nn.VolumetricBatchNormalization", "cudnn.VolumetricBatchNormalization", kind=nn.BatchNorm3d)
-def batch_norm(obj: TorchObject, kind: type[nn.Module]) -> nn.Module:
-    """All batch normalisations, with the running statistics that evaluation uses."""
+def _batch_norm(obj: TorchObject, kind: type[nn.Module]) -> nn.Module:
     eps, mean = obj.number("eps", 1e-5), obj.tensor("running_mean")
     size = (mean.numel,)
     if "running_var" in obj:
         variance = stored(obj, "running_var", size)
-    else:  # version 1 of the class kept 1 / sqrt(var + eps); this is how Torch7 reads such a file
+    else:  # version 1 of the class kept 1 / sqrt(var + eps); Torch7 reads such a file like this
         std = stored(obj, "running_std", size)
         variance = (std.double().pow(-2) - eps).to(std.dtype)
     tensors = {"running_mean": stored(obj, "running_mean", size), "running_var": variance}
@@ -32,15 +31,15 @@ def batch_norm(obj: TorchObject, kind: type[nn.Module]) -> nn.Module:
 
 
 @builds("nn.InstanceNormalization")
-def instance_norm(obj: TorchObject) -> nn.Module:
-    """nn.InstanceNormalization of fast-neural-style: the statistics of each image, in evaluation too."""
+def _instance_norm(obj: TorchObject) -> nn.Module:
+    """Of fast-neural-style: it uses the statistics of each image, in evaluation too."""
     size = (obj.tensor("weight").numel,)
     tensors = {name: stored(obj, name, size) for name in ("weight", "bias")}
     return filled(nn.InstanceNorm2d, *size, obj.number("eps", 1e-5), affine=True, tensors=tensors)
 
 
-class Normalize(nn.Module):
-    """nn.Normalize: x over its p-norm along a dimension, `eps` added before the root is taken."""
+class Normalize(Layer):
+    """nn.Normalize: x over its p-norm along a dimension. `eps` is added before the root is taken."""
 
     def __init__(self, p: float, eps: float, dimension: int = -1) -> None:
         super().__init__()
@@ -52,21 +51,17 @@ class Normalize(nn.Module):
         powers = x.abs().pow(self.p).sum(self.dimension, keepdim=True)
         return x / (powers + self.eps).pow(1 / self.p)
 
-    def extra_repr(self) -> str:
-        return f"{self.p}, {self.eps}, {self.dimension}"
-
 
 @builds("nn.Normalize")
-def normalize(obj: TorchObject) -> nn.Module:
-    """nn.Normalize."""
+def _normalize(obj: TorchObject) -> nn.Module:
     p = obj.number("p")
     if not p > 0:
         raise obj.error(f"expected a norm above 0 as p, got {p}")
     return Normalize(p, obj.number("eps", 1e-10), obj.dimension("dim", -1))
 
 
-class CrossMapLRN(nn.Module):
-    """nn.SpatialCrossMapLRN: as F.local_response_norm, also of one sample; an even `size` looks one further ahead."""
+class CrossMapLRN(Layer):
+    """nn.SpatialCrossMapLRN: like F.local_response_norm, for one sample too; an even `size` looks one plane ahead."""
 
     def __init__(self, size: int, alpha: float, beta: float, k: float) -> None:
         super().__init__()
@@ -78,19 +73,15 @@ class CrossMapLRN(nn.Module):
         mean = F.avg_pool3d(squares, [self.size, 1, 1], stride=1)
         return x / (mean.squeeze(-4) * self.alpha + self.k).pow(self.beta)
 
-    def extra_repr(self) -> str:
-        return f"{self.size}, {self.alpha}, {self.beta}, {self.k}"
-
 
 @builds("nn.SpatialCrossMapLRN", "cudnn.SpatialCrossMapLRN")
-def lrn(obj: TorchObject) -> nn.Module:
-    """nn.SpatialCrossMapLRN, and cudnn's, which calls its offset K."""
-    k = obj.number("K" if "K" in obj else "k", 1)
+def _lrn(obj: TorchObject) -> nn.Module:
+    k = obj.number("K" if "K" in obj else "k", 1)  # K in cudnn
     return CrossMapLRN(obj.integer("size", minimum=1), obj.number("alpha", 1e-4), obj.number("beta", 0.75), k)
 
 
-class Dropout(nn.Module):
-    """nn.Dropout: a copy of x unless `inplace`. The first version scales in evaluation, by 1 - p, not in training."""
+class Dropout(Layer):
+    """nn.Dropout: a copy of x unless `inplace`. Version 1 scales in evaluation, by 1 - p, and not in training."""
 
     def __init__(self, p: float, v2: bool = True, inplace: bool = False) -> None:
         super().__init__()
@@ -102,12 +93,9 @@ class Dropout(nn.Module):
             out = F.dropout(out, self.p, inplace=True)
         return out if self.v2 else out.mul_(1 - self.p)
 
-    def extra_repr(self) -> str:
-        return f"{self.p}, v2={self.v2}, inplace={self.inplace}"
 
-
-class SpatialDropout(nn.Module):
-    """nn.SpatialDropout (`dims` 2) and VolumetricDropout (3): whole planes; scaled by 1 - p in evaluation only."""
+class SpatialDropout(Layer):
+    """nn.SpatialDropout (`dims` 2) and VolumetricDropout (3) of whole planes. Only evaluation scales, by 1 - p."""
 
     def __init__(self, p: float, dims: int) -> None:
         super().__init__()
@@ -121,20 +109,18 @@ class SpatialDropout(nn.Module):
             planes = planes.unsqueeze(-1)
         return x * planes
 
-    def extra_repr(self) -> str:
-        return f"{self.p}, {self.dims}"
-
 
 @builds("nn.Dropout")
 @builds("nn.SpatialDropout", dims=2)
 @builds("nn.VolumetricDropout", dims=3)
-def dropout(obj: TorchObject, dims: int = 0) -> nn.Module:
-    """nn.Dropout of either version, and those of whole planes, which always copy."""
+def _dropout(obj: TorchObject, dims: int = 0) -> nn.Module:
     p = obj.number("p", 0.5)
     if not 0 <= p < 1:
         raise obj.error(f"expected 0 <= p < 1, got {p}")
     if obj.boolean("stochastic_inference", False):
-        raise obj.error("it drops at random in evaluation too (stochastic_inference); no module can agree with that")
+        raise obj.error(
+            "it drops values at random in evaluation too (stochastic_inference), which cannot be reproduced"
+        )
     if dims:
         return SpatialDropout(p, dims)
     return Dropout(p, v2=obj.boolean("v2", False), inplace=obj.boolean("inplace", False))

@@ -1,8 +1,8 @@
 """Pooling, padding around images and volumes, and upsampling.
 
-With ceil_mode and without padding, Torch7 keeps a last window that lies wholly behind the input, as it may where the
-kernel is smaller than the stride; PyTorch drops it. Torch7's maximum of nothing is the lowest finite number, its
-average of nothing is 0 / 0.
+With ceil_mode and without padding, the last window may lie wholly behind the input if the kernel is smaller than the
+stride. Torch7 keeps such a window and PyTorch drops it. In Torch7 the maximum of nothing is the lowest finite number
+and the average of nothing is 0 / 0.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from ..t7 import TorchObject
 from .convolution import DILATION, KERNEL, STRIDE, padding
 from .linear import MulConstant
-from .registry import builds
+from .registry import Layer, builds, integer, integers
 
 
 def pad_to_last_window(x: Tensor, kernel: list[int], stride: list[int], value: float) -> Tensor:
-    """x with `value` appended, so that PyTorch has all the windows that Torch7 has in ceil_mode."""
+    """x with `value` appended, so that PyTorch sees every window that Torch7 sees in ceil_mode."""
     pads: list[int] = []
     for i in range(len(kernel)):  # F.pad begins with the last dimension
         size = x.shape[-1 - i]
@@ -31,13 +31,13 @@ def pad_to_last_window(x: Tensor, kernel: list[int], stride: list[int], value: f
 
 
 def window_size(size: int, kernel: int, stride: int, x: Tensor) -> Tensor:
-    """How many values each window of a dimension without padding covers as Torch7 counts: only those inside x."""
+    """How many values of x each window covers along one dimension without padding, as Torch7 counts them."""
     starts = torch.arange(0, -((kernel - size) // stride) * stride + 1, stride, dtype=x.dtype, device=x.device)
     return (starts + kernel).clamp(max=size) - starts
 
 
-class MaxPool(nn.Module):
-    """Max pooling of images or volumes with ceil_mode, no padding and a stride beyond the kernel."""
+class MaxPool(Layer):
+    """Max pooling of images or volumes with ceil_mode, no padding and a stride larger than the kernel."""
 
     def __init__(self, kernel_size: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> None:
         super().__init__()
@@ -51,14 +51,10 @@ class MaxPool(nn.Module):
             return F.max_pool2d(x, self.kernel_size, self.stride, dilation=self.dilation, ceil_mode=True)
         return F.max_pool3d(x, self.kernel_size, self.stride, dilation=self.dilation, ceil_mode=True)
 
-    def extra_repr(self) -> str:
-        return f"{tuple(self.kernel_size)}, {tuple(self.stride)}, {tuple(self.dilation)}"
-
 
 @builds("nn.SpatialMaxPooling", "nn.SpatialDilatedMaxPooling", "cudnn.SpatialMaxPooling", dims=2)
 @builds("nn.VolumetricMaxPooling", "nn.VolumetricDilatedMaxPooling", "cudnn.VolumetricMaxPooling", dims=3)
-def max_pooling(obj: TorchObject, dims: int) -> nn.Module:
-    """Spatial and Volumetric max pooling, dilated or not."""
+def _max_pooling(obj: TorchObject, dims: int) -> nn.Module:
     kernel, stride = obj.integers(KERNEL[dims], minimum=1), obj.integers(STRIDE[dims], minimum=1)
     dilation, pads = obj.integers(DILATION[dims], 1, minimum=1), padding(obj, dims)
     ceil_mode = obj.boolean("ceil_mode", False)
@@ -69,7 +65,7 @@ def max_pooling(obj: TorchObject, dims: int) -> nn.Module:
     return kind(kernel, stride, pads, dilation, ceil_mode=ceil_mode)
 
 
-class AvgPool(nn.Module):
+class AvgPool(Layer):
     """Average pooling of images or volumes: like PyTorch's, except for the last windows."""
 
     def __init__(
@@ -100,16 +96,12 @@ class AvgPool(nn.Module):
             count = count.unsqueeze(-1) * window_size(x.shape[i - len(kernel)], kernel[i], stride[i], x)
         return self.pool(padded, 1) / count
 
-    def extra_repr(self) -> str:
-        shapes = f"{tuple(self.kernel_size)}, {tuple(self.stride)}, {tuple(self.padding)}"
-        return f"{shapes}, ceil_mode={self.ceil_mode}, count_include_pad={self.count_include_pad}"
-
 
 @builds("nn.SpatialAveragePooling", dims=2)
 @builds("cudnn.SpatialAveragePooling", dims=2, divides=True)
 @builds("nn.VolumetricAveragePooling", "cudnn.VolumetricAveragePooling", dims=3, divides=True)
-def average_pooling(obj: TorchObject, dims: int, divides: bool = False) -> nn.Module:
-    """Average pooling. Without the field `divide`, as in the oldest files, nn.SpatialAveragePooling gives the sum."""
+def _average_pooling(obj: TorchObject, dims: int, divides: bool = False) -> nn.Module:
+    """The oldest files lack the field `divide`; nn.SpatialAveragePooling then returns the sum."""
     kernel, stride = obj.integers(KERNEL[dims], minimum=1), obj.integers(STRIDE[dims], minimum=1)
     pads, ceil_mode = padding(obj, dims), obj.boolean("ceil_mode", False)
     counts = obj.boolean("count_include_pad", True)
@@ -122,24 +114,21 @@ def average_pooling(obj: TorchObject, dims: int, divides: bool = False) -> nn.Mo
     return nn.Sequential(module, MulConstant(math.prod(kernel)))
 
 
-@builds("nn.SpatialAdaptiveAveragePooling", kind=nn.AdaptiveAvgPool2d)
-@builds("nn.SpatialAdaptiveMaxPooling", kind=nn.AdaptiveMaxPool2d)
-def adaptive_pooling(obj: TorchObject, kind: type[nn.Module]) -> nn.Module:
-    """Pooling to a size."""
-    return kind(obj.integers("H W", minimum=1))
+builds("nn.SpatialAdaptiveAveragePooling", output_size=integers("H W", minimum=1))(nn.AdaptiveAvgPool2d)
+builds("nn.SpatialAdaptiveMaxPooling", output_size=integers("H W", minimum=1))(nn.AdaptiveMaxPool2d)
+
+# Negative widths crop.
+builds("nn.SpatialReflectionPadding", padding=integers("pad_l pad_r pad_t pad_b"))(nn.ReflectionPad2d)
+builds("nn.SpatialReplicationPadding", padding=integers("pad_l pad_r pad_t pad_b"))(nn.ReplicationPad2d)
+builds("nn.SpatialZeroPadding", padding=integers("pad_l pad_r pad_t pad_b"))(nn.ZeroPad2d)
+builds("nn.VolumetricReplicationPadding", padding=integers("pleft pright ptop pbottom pfront pback"))(
+    nn.ReplicationPad3d
+)
 
 
-@builds("nn.SpatialReflectionPadding", kind=nn.ReflectionPad2d, names="pad_l pad_r pad_t pad_b")
-@builds("nn.SpatialReplicationPadding", kind=nn.ReplicationPad2d, names="pad_l pad_r pad_t pad_b")
-@builds("nn.SpatialZeroPadding", kind=nn.ZeroPad2d, names="pad_l pad_r pad_t pad_b")
-@builds("nn.VolumetricReplicationPadding", kind=nn.ReplicationPad3d, names="pleft pright ptop pbottom pfront pback")
-def edge_padding(obj: TorchObject, kind: type[nn.Module], names: str) -> nn.Module:
-    """Zeros, reflection or replication around an image or a volume; negative widths crop."""
-    return kind(obj.integers(names))
-
-
-class UpSamplingNearest(nn.Module):
-    """nn.SpatialUpSamplingNearest: each pixel `scale` times in both directions."""
+@builds("nn.SpatialUpSamplingNearest", scale=integer("scale_factor", minimum=1))
+class UpSamplingNearest(Layer):
+    """nn.SpatialUpSamplingNearest: each pixel repeated `scale` times in both directions."""
 
     def __init__(self, scale: int) -> None:
         super().__init__()
@@ -148,12 +137,9 @@ class UpSamplingNearest(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.repeat_interleave(self.scale, -2).repeat_interleave(self.scale, -1)
 
-    def extra_repr(self) -> str:
-        return f"{self.scale}"
 
-
-class UpSamplingBilinear(nn.Module):
-    """nn.SpatialUpSamplingBilinear, corners aligned: by `scale`, or to `size` (height, width) where scale is 0."""
+class UpSamplingBilinear(Layer):
+    """nn.SpatialUpSamplingBilinear, corners aligned: by `scale`, or to `size` (height, width) if `scale` is 0."""
 
     def __init__(self, scale: int, size: tuple[int, ...] = (0, 0)) -> None:
         super().__init__()
@@ -165,19 +151,9 @@ class UpSamplingBilinear(nn.Module):
         out = F.interpolate(images, size, mode="bilinear", align_corners=True)
         return out.squeeze(0) if x.dim() == 3 else out
 
-    def extra_repr(self) -> str:
-        return f"{self.scale}, size={tuple(self.size)}"
-
-
-@builds("nn.SpatialUpSamplingNearest")
-def upsampling_nearest(obj: TorchObject) -> nn.Module:
-    """nn.SpatialUpSamplingNearest."""
-    return UpSamplingNearest(obj.integer("scale_factor", minimum=1))
-
 
 @builds("nn.SpatialUpSamplingBilinear")
-def upsampling_bilinear(obj: TorchObject) -> nn.Module:
-    """nn.SpatialUpSamplingBilinear, by a factor or to a size."""
+def _upsampling_bilinear(obj: TorchObject) -> nn.Module:
     if "scale_factor" in obj:
         return UpSamplingBilinear(obj.integer("scale_factor", minimum=1))
     return UpSamplingBilinear(0, obj.integers("oheight owidth", minimum=1))

@@ -1,10 +1,11 @@
-"""What the files of this folder share: which Torch7 class is made by what, and how a value flows through a module.
+"""What the files of this folder share: which Torch7 class becomes what, and how a value flows through a module.
 
-A new layer touches the file of its theme: a module that computes what Torch7 computes in evaluation, unless PyTorch
-has one, and a builder that makes it from the fields of an object, entered with `builds`. `build.py` imports the themes.
+A new layer touches only the file of its theme. It needs a module that computes what Torch7 computes in evaluation,
+unless PyTorch has one, and `builds` to say which fields of the object are its arguments. Where the fields need checks,
+a builder makes the module from the object. `build.py` imports the themes.
 
-Modules hold no reference to this folder: convert_graph.py copies their source, without decorators, into what it
-writes. They need nothing but torch, and the `repr` of a module is the call that makes it.
+Modules must not refer to this folder or to anything but torch: convert_graph.py copies their code, without decorators,
+into what it writes. It creates them by their `repr`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from operator import methodcaller
 from typing import Any, TypeVar
 
 import torch
@@ -20,28 +22,40 @@ from torch import Tensor, nn
 
 from ..t7 import T7Error, TorchObject
 
-Builder = Callable[..., nn.Module]  # of an object, and the modules made of its children
 Children = Callable[[TorchObject], list[TorchObject]]
 Kind = TypeVar("Kind", bound=Callable[..., Any])
 
-BUILDERS: dict[str, Builder] = {}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {}  # called with an object, and the modules made of its children
 CHILDREN: dict[str, Children] = {}  # of the classes that hold modules
 VIEWS: set[type[nn.Module]] = set()  # modules whose result shares the memory of their input
 
-MAX_LIST = 10_000  # tensors in a list, nested ones included
-MAX_PASSED = 200_000  # tensors that the modules of a network take; those of ResNeXt-101 take some 600
+MAX_LIST = 10_000  # tensors in a list, including nested lists
+MAX_PASSED = 200_000  # tensors that all modules of a network take together; about 600 in ResNeXt-101
+
+# Fields of an object, for `builds`: `number("eps", 1e-5)` stands for `obj.number("eps", 1e-5)`.
+boolean, dimension, integer, integers, number, position = (
+    functools.partial(methodcaller, name)
+    for name in ("boolean", "dimension", "integer", "integers", "number", "position")
+)
+in_place = boolean("inplace", False)
 
 
 def builds(*classes: str, children: Children | None = None, **options: Any) -> Callable[[Kind], Kind]:
-    """A decorator for what makes the modules of Torch7 classes: a builder, or a module that needs no fields.
+    """A decorator for what makes the modules of Torch7 classes: a class of modules, or a builder.
 
-    A builder is called with the object, the modules made of its `children`, and `options`; the class of a module with
-    the last two.
+    A class is called with the modules made of `children`, and with `options`, which may be fields of the object. A
+    builder is called with the object, those modules and `options`.
     """
 
     def enter(kind: Kind) -> Kind:
+        def build(obj: TorchObject, *modules: nn.Module) -> nn.Module:
+            if not isinstance(kind, type):
+                return kind(obj, *modules, **options)
+            values = {name: read(obj) if isinstance(read, methodcaller) else read for name, read in options.items()}
+            return kind(*modules, **values)
+
         for name in classes:
-            BUILDERS[name] = functools.partial(_make if isinstance(kind, type) else _build, kind, options)
+            BUILDERS[name] = build
             if children is not None:
                 CHILDREN[name] = children
         return kind
@@ -49,30 +63,37 @@ def builds(*classes: str, children: Children | None = None, **options: Any) -> C
     return enter
 
 
-def _build(builder: Builder, options: dict[str, Any], obj: TorchObject, *children: nn.Module) -> nn.Module:
-    return builder(obj, *children, **options)
+class Layer(nn.Module):
+    """A module that keeps each argument as an attribute of the same name. Its repr is the call that creates it."""
 
-
-def _make(kind: Builder, options: dict[str, Any], obj: TorchObject, *children: nn.Module) -> nn.Module:
-    return kind(*children, **options)
+    def extra_repr(self) -> str:
+        shown: list[str] = []
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            value = getattr(self, name)
+            value = tuple(value) if isinstance(value, list) else value
+            if parameter.kind == parameter.VAR_POSITIONAL:
+                shown += map(repr, value)
+            else:
+                shown.append(f"{value!r}" if parameter.default is parameter.empty else f"{name}={value!r}")
+        return ", ".join(shown)
 
 
 # --- what builders need ---------------------------------------------------------------------------------------------
 
 
 def stored(obj: TorchObject, name: str, shape: tuple[int, ...]) -> Tensor:
-    """A field as a tensor of `shape`, which the file may hold flattened; half precision becomes single."""
+    """A field as a tensor of `shape`. The file may hold it flattened. Half precision becomes single."""
     array = obj.tensor(name, shape).numpy()
     return torch.from_numpy(array.astype("f4") if array.dtype.itemsize == 2 else array).reshape(shape)
 
 
 def has(obj: TorchObject, name: str) -> bool:
-    """Whether an optional tensor is there: Lua code asks `if self.bias then`."""
+    """Whether an optional tensor is there. Lua code asks `if self.bias then`, so false counts as absent."""
     return obj.get(name, False) is not False
 
 
 def filled(kind: Callable[..., nn.Module], *arguments: Any, tensors: dict[str, Tensor], **options: Any) -> nn.Module:
-    """A module with these parameters and buffers, made without storage for others."""
+    """A module with these parameters and buffers, created without allocating its own."""
     with torch.device("meta"):
         module = kind(*arguments, **options)
     for name, value in tensors.items():
@@ -82,11 +103,11 @@ def filled(kind: Callable[..., nn.Module], *arguments: Any, tensors: dict[str, T
 
 # --- how a value flows through modules ------------------------------------------------------------------------------
 
-Value = Any  # what a Flow makes of a tensor, or a list of Values
+Value = Any  # a Flow's stand-in for a tensor, or a list of Values
 
 
 class Values(list[Value]):
-    """A list of values, and how many tensors there are in it and its lists. Few bytes of a file can mean very many."""
+    """A list of values that counts its tensors, including those in nested lists: a small file can make very many."""
 
     def __init__(self, items: list[Value]) -> None:
         super().__init__(items)
@@ -105,7 +126,7 @@ class Flow(ABC):
         self.passed = 0
 
     def run(self, module: nn.Module, value: Value) -> Value:
-        """What a module makes of a value. Raises T7Error where it cannot take it."""
+        """The module's output for a value. Raises T7Error if the module cannot take the value."""
         self.passed += value.tensors if isinstance(value, Values) else 1
         out = flow(module, value, self)
         if isinstance(out, list) and not isinstance(out, Values):
@@ -118,26 +139,26 @@ class Flow(ABC):
 
     @abstractmethod
     def layer(self, module: nn.Module, value: Value) -> Value:
-        """What a module that holds no others makes of a value."""
+        """The output of a module that holds no other modules."""
 
     @abstractmethod
     def call(
         self, owner: nn.Module, function: Callable[..., Tensor], value: Value, *arguments: int, view: bool = False
     ) -> Value:
-        """What a function that a container applies makes of a value; a `view` shares the value's memory."""
+        """The result of a function that a container calls. With `view`, it shares the value's memory."""
 
     @abstractmethod
     def items(self, owner: nn.Module, value: Value, count: int) -> list[Value]:
-        """The `count` first values of a list."""
+        """The first `count` values of a list."""
 
     @abstractmethod
     def size(self, owner: nn.Module, value: Value, dimension: int) -> int | None:
-        """The size of a tensor, where it is known."""
+        """The size of a dimension of a tensor, None if it is not known."""
 
 
 @functools.singledispatch
 def flow(module: nn.Module, value: Value, to: Flow) -> Value:
-    """What a module makes of a value as `to` sees it. Containers, and layers that only pick from a list, register."""
+    """The module's output as `to` sees it. Containers and layers that only pick from a list register their own."""
     return to.layer(module, value)
 
 
@@ -147,11 +168,11 @@ def _(module: nn.Identity, value: Value, to: Flow) -> Value:
 
 
 def error(module: nn.Module, cause: str) -> T7Error:
-    """A T7Error that points at what a module was made of."""
+    """A T7Error that points at the object that a module was made from."""
     return T7Error(f"{type(module).__name__}: {cause}", object_path=str(getattr(module, "torch7_path", "")))
 
 
 def takes_list(module: nn.Module) -> bool:
-    """Whether the forward of a layer takes a list, not a tensor: by its annotation."""
+    """Whether a layer takes a list and not a tensor, judging by the annotation of its forward."""
     parameters = list(inspect.signature(type(module).forward).parameters.values())
     return str(parameters[1].annotation) in ("Any", "list[Any]")

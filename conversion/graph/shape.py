@@ -1,8 +1,8 @@
-"""Torch7 layers that change the shape of a tensor, cut from it, copy or reduce it.
+"""Torch7 layers that change the shape of a tensor, take a part of it, copy or reduce it.
 
-Dimensions count from 0 here, negative ones from the end. `input_dims` is Torch7's nInputDims: how many dimensions one
-sample has, so that a batch dimension is recognised; 0 where it is not set. View, Squeeze and their like share the
-input's memory as in Torch7; Narrow, Select and Transpose copy as they do there.
+Dimensions count from 0 here, or backwards from -1. `input_dims` is Torch7's nInputDims: the number of dimensions of one
+sample, by which a batch is recognised; 0 if it is not set. As in Torch7, View, Squeeze and similar layers share the
+input's memory; Narrow, Select and Transpose copy.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from ..t7 import Table, TorchObject
 from ..t7 import Tensor as T7Tensor
-from .registry import VIEWS, builds, filled
+from .registry import VIEWS, Layer, boolean, builds, dimension, filled, integer, number, position
+from .tables import behind_batch
 
-# What acts in training or on gradients only, or only prints.
+# These act only in training or on gradients, or only print.
 for name in (
     "CopyGrad", "GradientReversal", "Identity", "L1Penalty", "NormStabilizer", "PrintSize", "TotalDropout",
     "TotalVariation", "ZeroGrad",
@@ -24,13 +25,8 @@ for name in (
     builds(f"nn.{name}")(nn.Identity)
 
 
-def behind_batch(dimension: int, dims: int, input_dims: int) -> int:
-    """A dimension of one sample as a dimension of a tensor of `dims`, which may be a batch."""
-    return dimension + 1 if dimension >= 0 and input_dims > 0 and dims == input_dims + 1 else dimension
-
-
-class View(nn.Module):
-    """nn.View: keeps a batch dimension only where it must; a batch of 1 is dropped where `input_dims` is 0."""
+class View(Layer):
+    """nn.View: keeps a batch dimension only if it must; a batch of 1 disappears if `input_dims` is 0."""
 
     def __init__(self, *size: int, input_dims: int = 0) -> None:
         super().__init__()
@@ -49,32 +45,28 @@ class View(nn.Module):
         shape.extend(self.size)
         return x.reshape(shape)
 
-    def extra_repr(self) -> str:
-        return ", ".join([*map(str, self.size), f"input_dims={self.input_dims}"])
-
 
 @builds("nn.View")
-def view(obj: TorchObject) -> nn.Module:
-    """nn.View."""
+def _view(obj: TorchObject) -> nn.Module:
     return View(*_sizes(obj), input_dims=obj.integer("numInputDims", 0, minimum=0))
 
 
 @builds("nn.Collapse")
-def collapse(obj: TorchObject) -> nn.Module:
-    """nn.Collapse: all dimensions of a sample in one."""
+def _collapse(obj: TorchObject) -> nn.Module:
+    """All dimensions of a sample become one."""
     return View(-1, input_dims=obj.integer("nInputDim", minimum=1))
 
 
 def _sizes(obj: TorchObject, inferred: int = 1) -> list[int]:
-    """Sizes from 1, of which as many as `inferred` may be -1."""
+    """The sizes, each at least 1; up to `inferred` of them may be -1."""
     sizes = obj.sizes()
     if not sizes or any(n < 1 and n != -1 for n in sizes) or sizes.count(-1) > inferred or math.prod(sizes) >= 2**63:
         raise obj.error(f"expected sizes from 1, {inferred} of them may be -1, as size, got {sizes}")
     return sizes
 
 
-class Reshape(nn.Module):
-    """nn.Reshape: `batch_mode` None guesses, and takes a first dimension of 1 for a batch."""
+class Reshape(Layer):
+    """nn.Reshape: with `batch_mode` None, it guesses, and takes a first dimension of 1 for a batch."""
 
     def __init__(self, *size: int, batch_mode: bool | None = None) -> None:
         super().__init__()
@@ -91,21 +83,17 @@ class Reshape(nn.Module):
         shape.extend(self.size)
         return x.reshape(shape)
 
-    def extra_repr(self) -> str:
-        return ", ".join([*map(str, self.size), f"batch_mode={self.batch_mode}"])
-
 
 @builds("nn.Reshape")
-def reshape(obj: TorchObject) -> nn.Module:
-    """nn.Reshape; batchMode may be nil."""
+def _reshape(obj: TorchObject) -> nn.Module:
     mode = obj.boolean("batchMode") if "batchMode" in obj else None
     return Reshape(*_sizes(obj, inferred=0), batch_mode=mode)
 
 
-class Narrow(nn.Module):
-    """nn.Narrow: `length` elements from `start` on; a negative length counts from the end.
+class Narrow(Layer):
+    """nn.Narrow: `length` elements from `index` on, which counts from 1; a negative length counts from the end.
 
-    `index` is Torch7's, from 1; where it is negative, Torch7 takes all but the `length` last elements.
+    If `index` is negative, Torch7 takes all but the last `length` elements.
     """
 
     def __init__(self, dimension: int, index: int, length: int) -> None:
@@ -119,20 +107,17 @@ class Narrow(nn.Module):
             return x.narrow(self.dimension, 0, size - length).clone()
         return x.narrow(self.dimension, self.index - 1, length).clone()
 
-    def extra_repr(self) -> str:
-        return f"{self.dimension}, {self.index}, {self.length}"
-
 
 @builds("nn.Narrow")
-def narrow(obj: TorchObject) -> nn.Module:
-    """nn.Narrow."""
+def _narrow(obj: TorchObject) -> nn.Module:
     index, length = obj.integer("index"), obj.integer("length", 1)
     if not index or not length:
         raise obj.error(f"expected an index and a length other than 0, got {index} and {length}")
     return Narrow(obj.dimension(), index, length)
 
 
-class Select(nn.Module):
+@builds("nn.Select", dimension=dimension(), index=position("index"))
+class Select(Layer):
     """nn.Select: one slice, without its dimension."""
 
     def __init__(self, dimension: int, index: int) -> None:
@@ -142,20 +127,11 @@ class Select(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.select(self.dimension, self.index).clone()
 
-    def extra_repr(self) -> str:
-        return f"{self.dimension}, {self.index}"
 
+class Squeeze(Layer):
+    """nn.Squeeze: removes all dimensions of 1, or only `dimension`; a tensor keeps at least one dimension.
 
-@builds("nn.Select")
-def select(obj: TorchObject) -> nn.Module:
-    """nn.Select."""
-    return Select(obj.dimension(), obj.position("index"))
-
-
-class Squeeze(nn.Module):
-    """nn.Squeeze: without dimensions of 1, or without that one; a tensor keeps at least one dimension.
-
-    Without `dimension`, a batch of 1 survives where `input_dims` is set, and a single value is refused.
+    Without `dimension`, a batch of 1 survives if `input_dims` is set, and a single value is refused.
     """
 
     def __init__(self, dimension: int | None = None, input_dims: int = 0) -> None:
@@ -173,18 +149,14 @@ class Squeeze(nn.Module):
         out = x.squeeze(dimension + 1 if batched else dimension)
         return out if out.dim() > 0 else out.unsqueeze(0)
 
-    def extra_repr(self) -> str:
-        return f"{self.dimension}, input_dims={self.input_dims}"
-
 
 @builds("nn.Squeeze")
-def squeeze(obj: TorchObject) -> nn.Module:
-    """nn.Squeeze of one dimension, or of all."""
+def _squeeze(obj: TorchObject) -> nn.Module:
     return Squeeze(obj.dimension("dim") if "dim" in obj else None, obj.integer("numInputDims", 0, minimum=0))
 
 
-class Unsqueeze(nn.Module):
-    """nn.Unsqueeze: a new dimension of 1, counted within one sample where `input_dims` is set."""
+class Unsqueeze(Layer):
+    """nn.Unsqueeze: a new dimension of 1, counted within one sample if `input_dims` is set."""
 
     def __init__(self, dimension: int, input_dims: int = 0) -> None:
         super().__init__()
@@ -196,38 +168,28 @@ class Unsqueeze(nn.Module):
             raise RuntimeError("fewer dimensions than nn.Unsqueeze expects")
         return x.unsqueeze(dimension)
 
-    def extra_repr(self) -> str:
-        return f"{self.dimension}, input_dims={self.input_dims}"
-
 
 @builds("nn.Unsqueeze")
-def unsqueeze(obj: TorchObject) -> nn.Module:
-    """nn.Unsqueeze."""
-    position = obj.integer("pos", minimum=1)
-    return Unsqueeze(position - 1, obj.integer("numInputDims", 0, minimum=0))
+def _unsqueeze(obj: TorchObject) -> nn.Module:
+    return Unsqueeze(obj.integer("pos", minimum=1) - 1, obj.integer("numInputDims", 0, minimum=0))
 
 
-class Transpose(nn.Module):
-    """nn.Transpose: pairs of dimensions swapped in turn, counted within one sample if `input_dims` is set."""
+class Transpose(Layer):
+    """nn.Transpose: swaps pairs of dimensions in turn, counted within one sample if `input_dims` is set."""
 
     def __init__(self, *pairs: tuple[int, int], input_dims: int = 0) -> None:
         super().__init__()
-        self.first, self.second, self.input_dims = [a for a, _ in pairs], [b for _, b in pairs], input_dims
+        self.pairs, self.input_dims = list(pairs), input_dims
 
     def forward(self, x: Tensor) -> Tensor:
         batch = max(x.dim() - self.input_dims, 0) if self.input_dims > 0 else 0
-        for i in range(len(self.first)):
-            x = x.transpose(self.first[i] + batch, self.second[i] + batch)
+        for first, second in self.pairs:
+            x = x.transpose(first + batch, second + batch)
         return x.clone(memory_format=torch.contiguous_format)
-
-    def extra_repr(self) -> str:
-        pairs = zip(self.first, self.second, strict=True)
-        return ", ".join([*(f"({a}, {b})" for a, b in pairs), f"input_dims={self.input_dims}"])
 
 
 @builds("nn.Transpose")
-def transpose(obj: TorchObject) -> nn.Module:
-    """nn.Transpose: a list of pairs."""
+def _transpose(obj: TorchObject) -> nn.Module:
     pairs = []
     for pair in obj["permutations"].as_list() if isinstance(obj["permutations"], Table) else [None]:
         values = pair.as_list() if isinstance(pair, Table) else []
@@ -237,8 +199,14 @@ def transpose(obj: TorchObject) -> nn.Module:
     return Transpose(*pairs, input_dims=obj.integer("numInputDims", 0, minimum=0))
 
 
-class Replicate(nn.Module):
-    """nn.Replicate: a new dimension of size `count`, in which x is repeated (and not copied)."""
+@builds(
+    "nn.Replicate",
+    count=integer("nfeatures", minimum=1),
+    dimension=dimension("dim", 1),
+    input_dims=integer("ndim", 0, minimum=0),
+)
+class Replicate(Layer):
+    """nn.Replicate: a new dimension of size `count`, along which x is repeated without a copy."""
 
     def __init__(self, count: int, dimension: int = 0, input_dims: int = 0) -> None:
         super().__init__()
@@ -250,16 +218,6 @@ class Replicate(nn.Module):
         size.insert(dimension, self.count)
         return x.unsqueeze(dimension).expand(size)
 
-    def extra_repr(self) -> str:
-        return f"{self.count}, {self.dimension}, input_dims={self.input_dims}"
-
-
-@builds("nn.Replicate")
-def replicate(obj: TorchObject) -> nn.Module:
-    """nn.Replicate."""
-    dims = obj.integer("ndim", 0, minimum=0)
-    return Replicate(obj.integer("nfeatures", minimum=1), obj.dimension("dim", 1), dims)
-
 
 @builds("nn.Contiguous")
 class Contiguous(nn.Module):
@@ -270,7 +228,7 @@ class Contiguous(nn.Module):
 
 
 class Copy(nn.Module):
-    """nn.Copy: a copy in the type of the buffer `like`, which `.float()` or `.double()` of the network changes."""
+    """nn.Copy: a copy of x in the type of the buffer `like`, which `.float()` and `.double()` change."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -281,9 +239,8 @@ class Copy(nn.Module):
 
 
 @builds("nn.Copy")
-def copy(obj: TorchObject) -> nn.Module:
-    """nn.Copy; between tensors of one type its methods are replaced by functions that hand the input on."""
-    if "updateOutput" in obj:
+def _copy(obj: TorchObject) -> nn.Module:
+    if "updateOutput" in obj:  # between tensors of the same type, a function of its own that returns the input
         return nn.Identity()
     output = obj.get("output")
     if output is not None and not isinstance(output, T7Tensor):
@@ -292,8 +249,16 @@ def copy(obj: TorchObject) -> nn.Module:
     return filled(Copy, tensors={"like": torch.empty(0, dtype=getattr(torch, dtype))})
 
 
-class Padding(nn.Module):
-    """nn.Padding: |pad| times `value`, in front of element `index` if pad < 0, else behind it, counted from the end."""
+@builds(
+    "nn.Padding",
+    dimension=dimension("dim"),
+    pad=integer("pad"),
+    input_dims=integer("nInputDim", 0, minimum=0),
+    value=number("value", 0),
+    index=integer("index", 1, minimum=1),
+)
+class Padding(Layer):
+    """nn.Padding: inserts `value` |pad| times, before element `index`; if pad > 0, `index` counts from the end."""
 
     def __init__(self, dimension: int, pad: int, input_dims: int, value: float, index: int) -> None:
         super().__init__()
@@ -310,19 +275,10 @@ class Padding(nn.Module):
         left, right = x.narrow(dimension, 0, before), x.narrow(dimension, before, x.shape[dimension] - before)
         return torch.cat([left, middle, right], dimension)
 
-    def extra_repr(self) -> str:
-        return f"{self.dimension}, {self.pad}, {self.input_dims}, {self.value}, {self.index}"
 
-
-@builds("nn.Padding")
-def pad(obj: TorchObject) -> nn.Module:
-    """nn.Padding."""
-    dims, index = obj.integer("nInputDim", 0, minimum=0), obj.integer("index", 1, minimum=1)
-    return Padding(obj.dimension("dim"), obj.integer("pad"), dims, obj.number("value", 0), index)
-
-
-class ShaveImage(nn.Module):
-    """nn.ShaveImage of fast-neural-style: `size` pixels less on each side."""
+@builds("nn.ShaveImage", size=integer("size", minimum=0))
+class ShaveImage(Layer):
+    """nn.ShaveImage of fast-neural-style: removes `size` pixels on each side."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -332,18 +288,14 @@ class ShaveImage(nn.Module):
         s = self.size
         return x[:, :, s : x.shape[2] - s, s : x.shape[3] - s].clone()
 
-    def extra_repr(self) -> str:
-        return f"{self.size}"
+
+_REDUCTION = {"dimension": dimension(default=1), "input_dims": integer("nInputDims", 0, minimum=0)}
 
 
-@builds("nn.ShaveImage")
-def shave_image(obj: TorchObject) -> nn.Module:
-    """nn.ShaveImage of fast-neural-style."""
-    return ShaveImage(obj.integer("size", minimum=0))
-
-
-class Sum(nn.Module):
-    """nn.Sum, or nn.Mean with `average`, over a dimension; the last remaining dimension stays as a size of 1."""
+@builds("nn.Sum", **_REDUCTION, average=boolean("sizeAverage", False), squeeze=boolean("squeeze", True))
+@builds("nn.Mean", **_REDUCTION, average=boolean("sizeAverage", True), squeeze=boolean("squeeze", True))
+class Sum(Layer):
+    """nn.Sum, or nn.Mean with `average`, over a dimension; the only dimension of a vector stays, with size 1."""
 
     def __init__(self, dimension: int, input_dims: int = 0, average: bool = False, squeeze: bool = True) -> None:
         super().__init__()
@@ -356,24 +308,11 @@ class Sum(nn.Module):
             out = out / x.shape[dimension]
         return out.squeeze(dimension) if self.squeeze and x.dim() > 1 else out
 
-    def extra_repr(self) -> str:
-        return f"{self.dimension}, input_dims={self.input_dims}, average={self.average}, squeeze={self.squeeze}"
 
-
-@builds("nn.Sum", average=False)
-@builds("nn.Mean", average=True)
-def sum_or_mean(obj: TorchObject, average: bool) -> nn.Module:
-    """nn.Sum and nn.Mean; the field sizeAverage says more than the class."""
-    return Sum(
-        obj.dimension(default=1),
-        obj.integer("nInputDims", 0, minimum=0),
-        obj.boolean("sizeAverage", average),
-        obj.boolean("squeeze", True),
-    )
-
-
-class Max(nn.Module):
-    """nn.Max, or nn.Min with `smallest`, over a dimension; the last remaining dimension stays as a size of 1."""
+@builds("nn.Max", **_REDUCTION)
+@builds("nn.Min", **_REDUCTION, smallest=True)
+class Max(Layer):
+    """nn.Max, or nn.Min with `smallest`, over a dimension; the only dimension of a vector stays, with size 1."""
 
     def __init__(self, dimension: int, input_dims: int = 0, smallest: bool = False) -> None:
         super().__init__()
@@ -383,16 +322,6 @@ class Max(nn.Module):
         dimension = behind_batch(self.dimension, x.dim(), self.input_dims)
         keep = x.dim() == 1
         return x.amin(dimension, keepdim=keep) if self.smallest else x.amax(dimension, keepdim=keep)
-
-    def extra_repr(self) -> str:
-        return f"{self.dimension}, input_dims={self.input_dims}, smallest={self.smallest}"
-
-
-@builds("nn.Max", smallest=False)
-@builds("nn.Min", smallest=True)
-def max_or_min(obj: TorchObject, smallest: bool) -> nn.Module:
-    """nn.Max and nn.Min."""
-    return Max(obj.dimension(default=1), obj.integer("nInputDims", 0, minimum=0), smallest)
 
 
 VIEWS.update([nn.Identity, View, Reshape, Squeeze, Unsqueeze, Replicate, Contiguous])

@@ -1,4 +1,4 @@
-"""Torch7's layers that take or give tables: lists of values, which are tensors or lists again."""
+"""Torch7's layers that take or return tables: lists of values, which are tensors or further lists."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..t7 import TorchObject
-from .registry import VIEWS, Flow, Value, builds, error, flattened, flow
+from .registry import VIEWS, Flow, Layer, Value, builds, dimension, error, flattened, flow, in_place, integer, position
 
 
 def as_tensor(value: Any) -> Tensor:
@@ -36,11 +36,12 @@ def as_tensors(value: Any) -> list[Tensor]:
     return [as_tensor(item) for item in as_list(value)]
 
 
-# --- arithmetic: Torch7 does not broadcast; it combines equally many values in order, in the shape of the first -----
+# --- arithmetic: Torch7 does not broadcast. It combines values in order; the result has the shape of the first ------
 
 
-class CAddTable(nn.Module):
-    """nn.CAddTable: the sum of a list of tensors; in place, the first of them is overwritten."""
+@builds("nn.CAddTable", inplace=in_place)
+class CAddTable(Layer):
+    """nn.CAddTable: the sum of a list of tensors; with `inplace`, it overwrites the first of them."""
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
@@ -52,15 +53,6 @@ class CAddTable(nn.Module):
         for term in tensors[1:]:
             total.add_(term.reshape(total.shape))
         return total
-
-    def extra_repr(self) -> str:
-        return f"inplace={self.inplace}"
-
-
-@builds("nn.CAddTable")
-def add_table(obj: TorchObject) -> nn.Module:
-    """nn.CAddTable."""
-    return CAddTable(obj.boolean("inplace", False))
 
 
 @builds("nn.CSubTable")
@@ -95,7 +87,7 @@ class CDivTable(nn.Module):
 
 @builds("nn.CMaxTable")
 @builds("nn.CMinTable", smallest=True)
-class CMaxTable(nn.Module):
+class CMaxTable(Layer):
     """nn.CMaxTable, or nn.CMinTable with `smallest`: the largest of a list of tensors, value by value."""
 
     def __init__(self, smallest: bool = False) -> None:
@@ -110,14 +102,11 @@ class CMaxTable(nn.Module):
             best = torch.minimum(best, other) if self.smallest else torch.maximum(best, other)
         return best
 
-    def extra_repr(self) -> str:
-        return f"smallest={self.smallest}"
 
+class MixtureTable(Layer):
+    """nn.MixtureTable: takes {gate, experts} and returns the experts' sum, each weighted by its column of the gate.
 
-class MixtureTable(nn.Module):
-    """nn.MixtureTable: {gate, experts} to the sum of the experts, each weighted by its column of the gate.
-
-    `dimension` is that of the experts in a tensor of all of them, or None: 1 for a batch, 0 for a sample.
+    The experts may be one tensor; `dimension` counts them. None means 1 for a batch and 0 for a sample.
     """
 
     def __init__(self, dimension: int | None = None) -> None:
@@ -138,21 +127,22 @@ class MixtureTable(nn.Module):
         size[dimension] = gate.shape[-1]
         return (gate.reshape(size) * joined).sum(dimension)
 
-    def extra_repr(self) -> str:
-        return f"{self.dimension}"
-
 
 @builds("nn.MixtureTable")
-def mixture_table(obj: TorchObject) -> nn.Module:
-    """nn.MixtureTable."""
+def _mixture_table(obj: TorchObject) -> nn.Module:
     return MixtureTable(obj.dimension("dim") if "dim" in obj else None)
 
 
 # --- tensors to lists and back --------------------------------------------------------------------------------------
 
 
+def behind_batch(dimension: int, dims: int, input_dims: int) -> int:
+    """A dimension of one sample, of `input_dims`, as a dimension of a tensor of `dims`, which may be a batch."""
+    return dimension + 1 if dimension >= 0 and input_dims > 0 and dims == input_dims + 1 else dimension
+
+
 def depth_concat(tensors: list[Tensor], dimension: int) -> Tensor:
-    """nn.DepthConcat of what its branches gave: smaller ones lie in the middle of the largest extent, zeros around."""
+    """The tensors joined as nn.DepthConcat does: it centres smaller ones in the largest extent, with zeros around."""
     size = list(tensors[0].shape)
     for tensor in tensors[1:]:
         for i in range(len(size)):
@@ -169,8 +159,9 @@ def depth_concat(tensors: list[Tensor], dimension: int) -> Tensor:
     return torch.cat(windows, dimension)
 
 
-class JoinTable(nn.Module):
-    """nn.JoinTable: concatenation of a list. `dimension` from 0; moved by one where there is a batch dimension."""
+@builds("nn.JoinTable", dimension=dimension(), input_dims=integer("nInputDims", 0, minimum=0))
+class JoinTable(Layer):
+    """nn.JoinTable: a list joined along `dimension`, which counts from 0 in one sample if `input_dims` is set."""
 
     def __init__(self, dimension: int, input_dims: int = 0) -> None:
         super().__init__()
@@ -178,47 +169,33 @@ class JoinTable(nn.Module):
 
     def forward(self, x: Any) -> Tensor:
         tensors = as_tensors(x)
-        batched = self.input_dims > 0 and tensors[0].dim() == self.input_dims + 1
-        return torch.cat(tensors, self.dimension + int(batched and self.dimension >= 0))
-
-    def extra_repr(self) -> str:
-        return f"{self.dimension}, input_dims={self.input_dims}"
+        return torch.cat(tensors, behind_batch(self.dimension, tensors[0].dim(), self.input_dims))
 
 
-class SplitTable(nn.Module):
-    """nn.SplitTable: the slices along a dimension, without it; they share the input's memory."""
+@builds("nn.SplitTable", dimension=dimension(), input_dims=integer("nInputDims", 0, minimum=0))
+class SplitTable(Layer):
+    """nn.SplitTable: the slices along a dimension, as views that lack it."""
 
     def __init__(self, dimension: int, input_dims: int = 0) -> None:
         super().__init__()
         self.dimension, self.input_dims = dimension, input_dims
 
     def forward(self, x: Tensor) -> list[Any]:
-        batched = self.input_dims > 0 and x.dim() == self.input_dims + 1
-        dimension = self.dimension + int(batched and self.dimension >= 0)
+        dimension = behind_batch(self.dimension, x.dim(), self.input_dims)
         out: list[Any] = []
         for i in range(x.shape[dimension]):
             out.append(x.select(dimension, i))
         return out
 
-    def extra_repr(self) -> str:
-        return f"{self.dimension}, input_dims={self.input_dims}"
-
 
 VIEWS.add(SplitTable)
 
-
-@builds("nn.JoinTable", kind=JoinTable)
-@builds("nn.SplitTable", kind=SplitTable)
-def join_or_split(obj: TorchObject, kind: type[JoinTable] | type[SplitTable]) -> nn.Module:
-    """nn.JoinTable and nn.SplitTable."""
-    return kind(obj.dimension(), obj.integer("nInputDims", 0, minimum=0))
+# --- lists to lists: these make no new tensors, so convert_graph.py writes no code for them --------------------------
 
 
-# --- lists to lists: these make no new tensors, so that convert_graph.py writes no code for them ---------------------
-
-
-class SelectTable(nn.Module):
-    """nn.SelectTable: one of a list. `index` from 0, negative from the end."""
+@builds("nn.SelectTable", index=position("index"))
+class SelectTable(Layer):
+    """nn.SelectTable: one item of a list. `index` counts from 0, or backwards from -1."""
 
     def __init__(self, index: int) -> None:
         super().__init__()
@@ -226,15 +203,6 @@ class SelectTable(nn.Module):
 
     def forward(self, x: list[Any]) -> Any:
         return x[self.index]
-
-    def extra_repr(self) -> str:
-        return f"{self.index}"
-
-
-@builds("nn.SelectTable")
-def select_table(obj: TorchObject) -> nn.Module:
-    """nn.SelectTable by a number."""
-    return SelectTable(obj.position("index"))
 
 
 @flow.register
@@ -246,8 +214,8 @@ def _(module: SelectTable, value: Value, to: Flow) -> Value:
     return value[module.index]
 
 
-class NarrowTable(nn.Module):
-    """nn.NarrowTable: `length` of a list from `start` (from 0)."""
+class NarrowTable(Layer):
+    """nn.NarrowTable: `length` items of a list from `start` on (from 0)."""
 
     def __init__(self, start: int, length: int) -> None:
         super().__init__()
@@ -257,13 +225,9 @@ class NarrowTable(nn.Module):
         x = as_list(x)
         return x[self.start : self.start + self.length]
 
-    def extra_repr(self) -> str:
-        return f"{self.start}, {self.length}"
-
 
 @builds("nn.NarrowTable")
-def narrow_table(obj: TorchObject) -> nn.Module:
-    """nn.NarrowTable."""
+def _narrow_table(obj: TorchObject) -> nn.Module:
     return NarrowTable(obj.integer("offset", minimum=1) - 1, obj.integer("length", 1, minimum=1))
 
 
@@ -274,7 +238,7 @@ def _(module: NarrowTable, value: Value, to: Flow) -> Value:
 
 @builds("nn.FlattenTable")
 class FlattenTable(nn.Module):
-    """nn.FlattenTable: a list of all tensors of a list of lists of …, in order."""
+    """nn.FlattenTable: all tensors of nested lists, in order, as one list."""
 
     def forward(self, x: list[Any]) -> list[Any]:
         out: list[Any] = []

@@ -32,8 +32,8 @@ def test_by_hand(tmp_path, root, given, expected):
 
 
 REFUSED = [
-    (Layer("nn.Dropout", p=0.5, v2=True, stochastic_inference=True), "drops at random"),
-    (Layer("nn.SpatialDropout", p=0.5, stochastic_inference=True), "drops at random"),
+    (Layer("nn.Dropout", p=0.5, v2=True, stochastic_inference=True), "drops values at random"),
+    (Layer("nn.SpatialDropout", p=0.5, stochastic_inference=True), "drops values at random"),
     (Layer("nn.Dropout", p=1), "expected 0 <= p < 1, got 1"),
     (Layer("nn.Normalize", p=0), "expected a norm above 0 as p, got 0"),
     (Layer("nn.SpatialCrossMapLRN", size=0), "expected a whole number from 1 as size, got 0"),
