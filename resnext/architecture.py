@@ -37,7 +37,7 @@ class Architecture:
     def name(self) -> str:
         """`resnext50_32x4d`; classes, shortcut type and input channels are not in the name.
 
-        `_cifar` tells a CIFAR network from the ImageNet network of the same depth (101 is 9n + 2, too).
+        `_cifar` tells a CIFAR network from the ImageNet network of the same depth (101 is 9n + 2 as well).
         """
         ambiguous = self.stem == "cifar" and self.depth in IMAGENET_LAYERS
         return f"resnext{self.depth}_{self.cardinality}x{self.base_width}d" + ("_cifar" if ambiguous else "")
@@ -82,7 +82,7 @@ class Architecture:
     def build(self, *, features_only: bool = False, **options: Any) -> ResNeXt:
         """A new model with the official initialisation: a `ResNeXtFeatures` if `features_only`, else a `ResNeXt`.
 
-        `options` are the arguments of these classes that are no fields of an architecture, such as `form`.
+        `options` are the arguments of these classes that are not fields of an architecture, such as `form`.
         """
         shape = {field.name: getattr(self, field.name) for field in fields(self)}
         if features_only:
@@ -119,7 +119,7 @@ class Architecture:
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], name: str) -> None:
-    """Raise ValueError with the differences between the names and shapes of a state_dict and those expected."""
+    """Raise ValueError, with the differences, unless a state_dict has the expected names and shapes."""
     missing = [key for key in expected if key not in shapes]
     left_over = [key for key in shapes if key not in expected]
     wrong = [f"{k} is {tuple(shapes[k])}, expected {s}" for k, s in expected.items() if k in shapes and shapes[k] != s]

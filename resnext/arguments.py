@@ -91,7 +91,7 @@ def check_options(
 
 
 def check_head(num_classes: Any, drop_rate: Any, global_pool: Any) -> None:
-    """Raise TypeError or ValueError where classifier, dropout and pooling are impossible, alone or together."""
+    """Raise TypeError or ValueError where classifier, dropout and pooling are impossible, by themselves or together."""
     check_count("num_classes", num_classes, 0)
     _check_rate("drop_rate", drop_rate)
     _check_choice("global_pool", global_pool, POOLS)
@@ -105,7 +105,7 @@ def check_head(num_classes: Any, drop_rate: Any, global_pool: Any) -> None:
 
 
 def check_indices(indices: Any, count: int) -> list[int]:
-    """Which of `count` maps are meant, ascending; negative indices count from the last. Raises as the others do."""
+    """The chosen ones of `count` maps, ascending; negative indices count from the last. Raises as the others do."""
     expected = f"some of 0 to {count - 1} (or {-count} to -1)"
     check("out_indices", indices, Iterable, lambda _: True, f"a sequence with {expected}")
     indices = list(indices)
@@ -124,7 +124,7 @@ def _check_rate(name: str, value: Any) -> None:
 
 
 def _is_per_channel(norm_layer: NormLayer) -> bool:
-    """Whether a normalisation treats each channel by itself, and so gives the same wherever channels are divided."""
+    """Whether a normalisation treats each channel by itself, and so gives the same however they are divided."""
     with torch.device("cpu"), torch.no_grad():
         norm = norm_layer(64)
         if hasattr(norm, "running_mean"):  # batch norm and its kind, whose training may need a GPU

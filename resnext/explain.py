@@ -18,7 +18,7 @@ def class_activation_map(model: ResNeXt, images: Tensor, classes: int | Sequence
     of the class (`model.fc.bias`), is the logit. Place (i, j) of a map stands for one part of the image, divided into h
     by w equal parts (7 by 7 at 224 px), although the network sees more than that part there.
 
-    Computed in evaluation mode and without gradients; the model stays in its mode.
+    Computed in evaluation mode and without gradients; the model keeps its mode.
 
     Args:
         model: a network with average pooling and a classifier.

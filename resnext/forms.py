@@ -49,7 +49,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, target: st
     contiguous; the others, like those of the stem and the classifier, are those of `state_dict` themselves.
 
     Raises ValueError for an unknown form, for weights that are not those of a ResNeXt of form `source`, and for weights
-    whose bn1 or bn2 have no running statistics, because other normalisations make other functions of the forms.
+    whose bn1 or bn2 have no running statistics, because with other normalisations the forms are different functions.
     """
     for form in (source, target):
         if form not in FORMS:
@@ -98,7 +98,7 @@ def _join(state_dict: Mapping[str, Tensor], form: str) -> dict[str, Tensor]:
 
 
 def _check_statistics(state_dict: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless what is divided among the paths are batch norms, by their running statistics."""
+    """Raise ValueError unless the norms that the paths divide have running statistics, as batch norms do."""
     for block in dict.fromkeys(match[0] for name in state_dict if (match := _BLOCK.match(name))):
         for norm in ("bn1", "bn2"):
             if f"{block}.{norm}.running_var" not in state_dict:

@@ -47,9 +47,9 @@ class ImageError(ValueError):
 def walk_images(folder: str | os.PathLike[str], unreadable: Callable[[OSError], object]) -> Iterator[Path]:
     """The image files in a folder and its subfolders, in the order of torchvision's ImageFolder.
 
-    Hidden files and folders are left out. Links are followed, but no folder is entered twice, and none that `folder`
-    lies in. `unreadable` is called with the error of each folder that cannot be read. FIFOs, sockets and
-    devices are listed as well; `open_file` refuses them.
+    Hidden files and folders are left out. Links are followed, but no folder is entered twice, nor any above `folder`.
+    `unreadable` is called with the error of each folder that cannot be read. FIFOs, sockets and devices are listed too;
+    `open_file` refuses them.
     """
     above = [*Path(os.path.abspath(folder)).parents, *Path(os.path.realpath(folder)).parents]
     entered = {os.path.realpath(parent) for parent in above}
@@ -70,7 +70,7 @@ def _is_image(name: str) -> bool:
 
 
 def find_images(arguments: Sequence[str]) -> list[str | ImageError]:
-    """The images that the arguments name, in their order, and an error in the place of what is not there.
+    """The images that the arguments name, in their order, with an error in place of whatever is missing.
 
     A folder stands for all image files in it and its subfolders. A file that is named may have any extension. Anything
     with `://` in it is a URL, which `read_image` fetches.
@@ -94,7 +94,7 @@ def find_images(arguments: Sequence[str]) -> list[str | ImageError]:
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     """A regular file, opened for reading. Raises OSError.
 
-    Raises ValueError for a FIFO, a socket or a device without opening it: opening one can block for ever.
+    Raises ValueError for a FIFO, a socket or a device, without opening it, because that can block for ever.
     """
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):

@@ -48,8 +48,8 @@ class Bottleneck(nn.Module):
 
     (N, inputs, H, W) -> (N, outputs, H/stride, W/stride).
 
-    `width` are the channels of one path, `groups` the number of paths. The stride is that of the 3x3 convolution, as in
-    the authors' code. `downsample` is the shortcut where it is not the identity.
+    A path has `width` channels, and there are `groups` paths. The stride is that of the 3x3 convolution, as in the
+    authors' code. `downsample` is the shortcut where it is not the identity.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ class ResNeXt(nn.Module):
         num_classes: number of logits; 0 leaves the classifier out, and the pooled features come out.
         in_channels: channels of the input image.
         form: "A", "B" or "C" of figure 3: three ways to write one function. A and B need a normalisation that treats
-            each channel by itself, as batch norm does; with others they would be other functions.
+            each channel by itself, as batch norm does; with others the forms would be different functions.
         replace_stride_with_dilation: for each stage after the first, whether its stride becomes dilation, so that its
             maps keep their size (torchvision's option).
         norm_layer: makes a normalisation layer for a number of channels; default: `nn.BatchNorm2d`.
@@ -333,7 +333,7 @@ class ResNeXt(nn.Module):
                 nn.init.zeros_(module.bn3.weight)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Like that of every module; where weights of another form do not fit, the error says how to convert them."""
+        """Like that of `nn.Module`; for weights of another form, the error says how to convert them."""
         try:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         except RuntimeError as error:

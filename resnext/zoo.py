@@ -151,8 +151,8 @@ def create(
         torch's default device.
 
     Raises:
-        ValueError, TypeError: an unknown name or keyword, or arguments that are impossible, alone or together; before
-            anything is downloaded.
+        ValueError, TypeError: an unknown name or keyword, or arguments that are impossible, by themselves or together;
+            before anything is downloaded.
         resnext.WeightsError: weights that are not available, or that are not those of this network.
     """
     given = _given(locals())
@@ -244,7 +244,7 @@ def from_checkpoint(
 
 
 def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are not at their defaults."""
+    """The options that differ from their defaults."""
 
     def is_default(name: str) -> bool:
         value = arguments[name]  # an array would answer `==` for each of its values

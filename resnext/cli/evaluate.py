@@ -44,7 +44,7 @@ def add_command(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="a folder with a folder of images for each class, or WebDataset shards: a folder of .tar files, "
+        help="a folder with one folder of images for each class, or WebDataset shards: a folder of .tar files, "
         "shards-{000..003}.tar, a URL, pipe:COMMAND",
     )
     add_checkpoint_options(parser)
@@ -52,16 +52,18 @@ def add_command(commands: argparse._SubParsersAction[Parser]) -> None:
         "--preprocess",
         choices=("torch7", "torchvision"),
         default="torch7",
-        help="torch7: as the authors did it (default); torchvision: bilinear, antialiased, as its own networks have it",
+        help="torch7: as the authors did it (default); torchvision: bilinear, antialiased, as for its own networks",
     )
     parser.add_argument("--crop", type=int, metavar="PX", help=f"side of the crop: {CROP} (default) or 320")
-    parser.add_argument("--ten-crop", action="store_true", help="the mean over corners and centre, and these mirrored")
+    parser.add_argument(
+        "--ten-crop", action="store_true", help="the mean over the corners, the centre and their mirror images"
+    )
     parser.add_argument("--batch", type=whole_number(1), default=64, metavar="N", help="images in a batch; default: 64")
     parser.add_argument(
         "--workers",
         type=whole_number(0),
         metavar="N",
-        help=f"processes that read images, for each that computes; default: one a core, {MAX_WORKERS} at most",
+        help=f"processes that read images, for each that computes; default: one per core, at most {MAX_WORKERS}",
     )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast to bfloat16")
     parser.add_argument(
@@ -71,8 +73,8 @@ def add_command(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with an interrupted run of the same --output; refused where the network, the options or the data "
-        "have changed (files: by name, size and time of last change)",
+        help="continue an interrupted run of the same --output; refused if the network, the options or the data "
+        "have changed (files are compared by name, size and time of last change)",
     )
     parser.set_defaults(run=_evaluate)
 
@@ -126,7 +128,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _report_path(output: str | None, resume: bool) -> Path | None:
     if output is None:
         if resume:
-            raise CommandError("--resume needs --output: what was counted so far lies beside the report")
+            raise CommandError("--resume needs --output: the counts of the interrupted run lie beside the report")
         return None
     path = Path(output)
     if path.suffix == ".csv":

@@ -19,10 +19,14 @@ def add_command(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = commands.add_parser("export", help="a network as a file for another runtime, checked there")
     add_checkpoint_options(parser)
     parser.add_argument("--format", required=True, choices=FORMATS, help="what to write")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to; pt2 and aoti: ….pt2")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="FILE", help="the file to write; pt2 and aoti: ….pt2"
+    )
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32; onnx has no bf16")
     parser.add_argument(
-        "--with-preprocess", action="store_true", help="takes uint8 images; the authors' preprocessing is in the file"
+        "--with-preprocess",
+        action="store_true",
+        help="put the authors' preprocessing into the file, which then takes uint8 images",
     )
     parser.add_argument(
         "--dynamic", action="store_true", help="any number and size of images; torchscript always takes any"
@@ -57,7 +61,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _rows(report: Report) -> list[tuple[str, str]]:
-    """What the command says in the end."""
+    """What the command prints at the end."""
     data, runtime = report.metadata, FORMATS[report.format].runtime
     opset = f", opset {OPSET}" if report.format == "onnx" else ""
     rows = [

@@ -129,7 +129,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _batches(images: Iterable[tuple[str, Tensor] | ImageError]) -> Iterator[list[tuple[str, Tensor]] | ImageError]:
-    """Neighbours of one size together, as many as fit; only CIFAR's preprocessing leaves images of several sizes."""
+    """Neighbours of one size, as many as fit; only CIFAR's preprocessing leaves images of several sizes."""
     batch: list[tuple[str, Tensor]] = []
     for image in images:
         if batch and (isinstance(image, ImageError) or not _fits(image[1], batch)):
@@ -149,7 +149,7 @@ def _fits(image: Tensor, batch: Sequence[tuple[str, Tensor]]) -> bool:
 
 
 def _read(found: Sequence[str | ImageError], data_set: str) -> Iterator[tuple[str, Tensor] | ImageError]:
-    """Each image, preprocessed; an error in the place of one that cannot be read or used."""
+    """Each image, preprocessed; an error in place of one that cannot be read or used."""
     preprocess = get_preprocess(data_set)
     for source in track(found, unit="image"):
         yield source if isinstance(source, ImageError) else _read_one(source, preprocess)
@@ -166,7 +166,7 @@ def _read_one(source: str, preprocess: nn.Module) -> tuple[str, Tensor] | ImageE
         return source, preprocess(image)
     except ImageError as error:
         return error
-    except (ValueError, MemoryError, RuntimeError) as error:  # one that cannot be preprocessed
+    except (ValueError, MemoryError, RuntimeError) as error:  # it cannot be preprocessed
         if _is_out_of_memory(error):
             return ImageError(source, "too large for this machine's memory")
         if isinstance(error, ValueError):

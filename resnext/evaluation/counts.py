@@ -1,7 +1,7 @@
 """Counting right and wrong answers; the counts of an interrupted run; the report.
 
-The report holds nothing that differs from run to run, so that two of the same can be compared byte by byte; how long a
-run took goes into a file of its own.
+Nothing in a report differs between two runs of the same, so reports can be compared byte by byte. How long a run took
+goes into a file of its own.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Unreadable(NamedTuple):
 
 
 class Errors(NamedTuple):
-    """Whole numbers: how many images, and how many of them had the right class not first, not among the first five."""
+    """How many images there were, and for how many the right class was not first, or not among the first five."""
 
     images: int
     top1: int
@@ -110,9 +110,9 @@ class Counts:
 class PartialCounts:
     """The counts of an unfinished run, in a folder beside its report: a file for each shard, each there whole or not.
 
-    `run` is what decides the counts, and `modified` tells when the data were last changed on this machine. Each file
-    holds a digest of both, so that the counts of another run are never taken for this one's. Without a report nothing
-    is kept.
+    `run` is what decides the counts, and `modified` tells when the data last changed on this machine. Each file holds a
+    digest of both, so that the counts of another run are never mistaken for this one's. Without a report nothing is
+    kept.
     """
 
     def __init__(self, report: Path | None, run: Mapping[str, str], modified: str = "") -> None:
@@ -123,10 +123,10 @@ class PartialCounts:
 
     @contextmanager
     def reserved(self, name: str) -> Iterator[None]:
-        """The folder, kept from other runs until the block or this process ends, however that is.
+        """Keep other runs out of the folder until the block or this process ends, for whatever reason.
 
-        Processes that give the same `name` are one run, and may share the folder. Raises DataError where another run
-        has it, and OSError.
+        Processes that give the same `name` are one run and share the folder. Raises OSError, and DataError where
+        another run has the folder.
         """
         if self.folder is None:
             yield
@@ -136,7 +136,7 @@ class PartialCounts:
             if not _lock(file):
                 file.seek(0)
                 if file.read() != name:
-                    raise DataError(f"{self.folder} is in use by another run; wait for its end, or change --output")
+                    raise DataError(f"{self.folder} is in use by another run; wait until it ends, or change --output")
             else:
                 file.truncate(0)
                 file.write(name)
@@ -156,8 +156,8 @@ class PartialCounts:
         ]
         if differences:
             raise DataError(
-                f"--resume: {self.folder} holds counts of another run ({'; '.join(differences)}). Ask for the same as "
-                "then, or leave out --resume to start afresh"
+                f"--resume: {self.folder} holds counts of another run ({'; '.join(differences)}). Use the same "
+                "options and data, or leave out --resume to start afresh"
             )
         found = {}
         for path in self.folder.glob("shard-*.json"):
@@ -181,14 +181,14 @@ class PartialCounts:
             _write(self.folder / f"shard-{shard:08d}.json", text)
 
     def discard(self) -> int:
-        """Delete all counts, also those of another run; how many shards that was."""
+        """Delete all counts, including those of another run. Returns the number of shards."""
         shards = list(self.folder.glob("shard-*.json")) if self.folder else []
         for path in shards:
             path.unlink(missing_ok=True)
         return len(shards)
 
     def remove(self) -> None:
-        """Delete the folder, at the end of the run that has it reserved."""
+        """Delete the folder, at the end of the run that reserved it."""
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -204,7 +204,7 @@ def _lock(file: TextIO) -> bool:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
-    # the run that had the folder may have ended meanwhile, and deleted the file
+    # the run that had the folder may meanwhile have ended and deleted the file
     return os.path.exists(file.name) and os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
 
 
@@ -216,7 +216,7 @@ def _write(path: Path, text: str) -> None:
 def wilson_interval(errors: int, images: int, level: float = LEVEL) -> tuple[float, float]:
     """The Wilson score interval of a proportion, in percent (Wilson, JASA 22, 1927; no continuity correction).
 
-    It tells how much the choice of these images matters. Unlike the normal approximation it holds for few images and
+    It tells how much depends on the choice of the images. Unlike the normal approximation it holds for few images, and
     for no errors at all.
     """
     z = statistics.NormalDist().inv_cdf((1 + level) / 2)
@@ -231,12 +231,8 @@ def wilson_interval(errors: int, images: int, level: float = LEVEL) -> tuple[flo
 def make_report(counts: Counts, *, on_error: str, setup: Mapping[str, Any]) -> dict[str, Any]:
     """The report as plain data: errors in percent, their intervals, the images that could not be read, the set-up.
 
-    Args:
-        counts: of all images that could be read.
-        on_error: what the others count as, "wrong" or "exclude".
-        setup: all that decides the figures.
-
-    Raises DataError where no image could be read.
+    Images that could not be read count as wrong, or are left out if `on_error` is "exclude". Raises DataError where no
+    image could be read.
     """
     if not counts.total.images:
         first = f"; the first, {counts.unreadable[0].image}: {counts.unreadable[0].reason}" if counts.unreadable else ""
@@ -269,7 +265,7 @@ def make_report(counts: Counts, *, on_error: str, setup: Mapping[str, Any]) -> d
 def reported_error(setup: Mapping[str, Any], counts: Counts) -> float | None:
     """The top-1 error that the authors report of this network, in percent.
 
-    None for a run that is not theirs: of another crop, pipeline or precision, or without images of all 1,000 classes.
+    None for a run unlike theirs: another crop, pipeline or precision, or images that do not cover all 1,000 classes.
     """
     record = records().get(setup["network"].partition("_type")[0])
     theirs = {"pipeline": "torch7", "crop": 224, "ten_crop": False}
@@ -294,7 +290,7 @@ def per_class(counts: Counts, labels: Mapping[int, str], names: Sequence[str]) -
 
 
 def write_report(path: Path, report: Mapping[str, Any], classes: str, timing: Mapping[str, Any]) -> None:
-    """The report at `path`, and beside it the table per class (`.csv`) and what the run took (`.timing.json`).
+    """Write the report to `path`, and beside it the table per class (`.csv`) and what the run took (`.timing.json`).
 
     These take the place of `.json` in its name, and are appended to any other. Each appears under its name whole or not
     at all, the report last. Raises OSError.

@@ -1,7 +1,7 @@
-"""Labelled images in class folders or in WebDataset shards, read so that each of them comes exactly once.
+"""Labelled images in class folders or in WebDataset shards; each image is read exactly once.
 
-A data set is a fixed sequence of shards: tar archives, or the batches of a folder. Which images meet in a batch does
-not depend on how many processes read them.
+A data set is a fixed sequence of shards: tar archives, or the batches of a folder. Which images share a batch does not
+depend on how many processes read them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Data: TypeAlias = "Folder | Tars"
 _WORDNET_ID = re.compile(r"n\d{8}")
 _TARS = (".tar", ".tar.gz", ".tgz")
 _BLOCK = tarfile.BLOCKSIZE
-# What tarfile reads whole before it gives a member: long names, for instance. They have a few kilobytes.
+# What tarfile reads whole before it yields a member, such as long names. They take a few kilobytes.
 _EXTENDED = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -58,7 +58,7 @@ _KINDS = ", ".join(name.removeprefix(".") for name in EXTENSIONS)
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the outputs of a network are known by: `ids` are WordNet ids and `names` names, one for each, or empty."""
+    """The labels of a network's outputs: WordNet `ids` and class `names`, one for each output, or empty."""
 
     count: int
     ids: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 class Sample(NamedTuple):
-    """An image that is still to be read: its name in the report, its class, and what opens its file."""
+    """An image to be read: its name in the report, its class, and what opens its file."""
 
     name: str
     target: int
@@ -193,7 +193,6 @@ def load(data: Data, shards: Sequence[int], transform: Transform, *, workers: in
         _Shards(data, shards, transform),
         batch_size=None,
         num_workers=min(workers, len(shards)),
-        collate_fn=_as_it_is,
         pin_memory=pin,
     )
     try:
@@ -203,10 +202,6 @@ def load(data: Data, shards: Sequence[int], transform: Transform, *, workers: in
             yield batch
     except RuntimeError as error:
         raise DataError(f"reading images failed: {reason(error)}; try --workers 0, or a smaller --batch") from error
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 # The two kinds of data sets
@@ -226,9 +221,9 @@ def open_data(path: str, outputs: Outputs, batch: int) -> Data:
         tars = [entry.path for entry in entries if entry.name.endswith(_TARS)]
         if folders:
             return Folder(path, folders, outputs, batch)
-        if tars:
-            return Tars(path, tars, outputs, batch)
-        raise DataError(f"{path}: expected class folders with images, or .tar files; there are neither")
+        if not tars:
+            raise DataError(f"{path}: expected class folders with images, or .tar files; there are neither")
+        return Tars(path, tars, outputs, batch)
     if path.endswith(_TARS) or _is_url(path):
         return Tars(path, _expand(path), outputs, batch)
     raise DataError(
@@ -240,9 +235,8 @@ def open_data(path: str, outputs: Outputs, batch: int) -> Data:
 class Folder:
     """A folder of class folders. It holds the images of `walk_images`, in the order of torchvision's ImageFolder.
 
-    A shard is a batch. `digest` tells by the names and sizes of the images whether two folders hold the same;
-    `modified` tells by the times of their last change, too. Raises DataError where the class folders do not fit the
-    network, hold no image, or cannot be read.
+    A shard is a batch. `digest` covers the names, sizes and classes of the images, `modified` the times of their last
+    change. Raises DataError where the class folders do not fit the network, hold no image, or cannot be read.
     """
 
     format = "ImageFolder"
@@ -283,8 +277,8 @@ class Tars:
     """WebDataset shards: tar archives whose samples are an image (`jpg`, `png`, …) and its label (`cls`).
 
     A sample that is anything else, or has a label that the network does not know, counts as an unreadable image.
-    `digest` and `modified` are as in `Folder`; of URLs and commands they tell only the text. Raises DataError where
-    shards are missing or named twice, and for a URL that may not be fetched.
+    `digest` and `modified` are as in `Folder`, of the archives; for URLs and commands they cover only the text. Raises
+    DataError where shards are missing or named twice, and for a URL that may not be fetched.
     """
 
     format = "WebDataset"
@@ -294,18 +288,19 @@ class Tars:
             raise DataError(f"{path}: reading WebDataset shards needs the webdataset package: pip install webdataset")
         self.path, self.shards, self.outputs, self.batch = path, shards, outputs, batch
         self.labels = dict(enumerate(outputs.ids or outputs.names))
-        for url in filter(_is_server, shards):
-            try:
-                check_url(url)
-            except DownloadError as error:
-                raise DataError(f"{error}; pipe:COMMAND reads what a command writes") from None
+        try:
+            for shard in shards:
+                if _is_url(shard) and not shard.startswith("pipe:"):
+                    check_url(shard)
+        except DownloadError as error:
+            raise DataError(f"{error}; pipe:COMMAND reads what a command writes") from None
         files = [shard for shard in shards if not _is_url(shard)]
         if missing := [file for file in files if not os.path.isfile(file)]:
             raise DataError(
-                f"{path}: {len(missing)} of {len(shards)} shards are missing or no regular files: {_some(missing)}"
+                f"{path}: {len(missing)} of {len(shards)} shards are missing or not regular files: {_some(missing)}"
             )
         if twice := sorted({shard for shard in shards if shards.count(shard) > 1}):
-            raise DataError(f"{path}: shards named twice: {_some(twice)}; every image is to count once")
+            raise DataError(f"{path}: shards named twice: {_some(twice)}; every image must count once")
         known = [s if _is_url(s) else f"{os.path.basename(s)}\0{_size_and_time(s)[0]}" for s in shards]
         self.digest = hashlib.sha256("\0".join(known).encode(errors="surrogateescape")).hexdigest()
         self.modified = hashlib.sha256(str([_size_and_time(file)[1] for file in files]).encode()).hexdigest()
@@ -351,7 +346,7 @@ class Tars:
 
 
 def _unreadable_folder(error: OSError) -> None:
-    raise DataError(f"{error.filename}: cannot be read: {error.strerror}; make it readable, or take it away")
+    raise DataError(f"{error.filename}: cannot be read: {error.strerror}; make it readable, or remove it")
 
 
 def _size_and_time(path: str | Path) -> tuple[int, int]:
@@ -371,10 +366,6 @@ def _content(member: bytes | ValueError) -> BinaryIO:
 def _is_url(shard: str) -> bool:
     """Whether a shard is a URL or a command, not a file."""
     return re.match(r"[a-z][a-z0-9+.-]+:", shard) is not None  # at least two letters: one is a drive of Windows
-
-
-def _is_server(shard: str) -> bool:
-    return _is_url(shard) and not shard.startswith("pipe:")
 
 
 def _expand(pattern: str) -> list[str]:
@@ -413,7 +404,7 @@ def _open_shard(shard: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _run_command(command: str) -> Iterator[BinaryIO]:
-    """What a command of the shell writes. Raises ValueError where it fails, whatever was read until then."""
+    """What a shell command writes. Raises ValueError where it fails, however much was read before."""
     with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE) as process:
         stream = cast("BinaryIO", process.stdout)
         try:
@@ -447,9 +438,9 @@ class _Header(tarfile.TarInfo):
 def read_tar(stream: BinaryIO) -> Iterator[tuple[str, bytes | ValueError]]:
     """The names and contents of the files in a tar archive, plain or compressed (gzip, bzip2, xz).
 
-    The content of anything but images and labels is left out (empty). What is sparse or too large is a ValueError that
-    says so. Raises an error of tarfile or of the decompressor, EOFError or ValueError where the archive is damaged, or
-    does not end with two blocks of zeros and nothing after them.
+    Only images and labels have content; that of other files is left empty. For a sparse file or one that is too large
+    the content is a ValueError that says so. Raises an error of tarfile or of the decompressor, EOFError or ValueError
+    where the archive is damaged, or does not end with two blocks of zeros.
     """
     with tarfile.open(fileobj=_decompressed(stream), mode="r|", tarinfo=_Header) as archive:
         for member in archive:
@@ -475,12 +466,9 @@ def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | ValueE
 
 def _decompressed(stream: BinaryIO) -> BinaryIO:
     head = cast("io.BufferedReader", stream).peek(6)
-    if head.startswith(b"\x1f\x8b"):
-        return cast("BinaryIO", gzip.GzipFile(fileobj=stream))
-    if head.startswith(b"BZh"):
-        return cast("BinaryIO", bz2.BZ2File(stream))
-    if head.startswith(b"\xfd7zXZ\0"):
-        return cast("BinaryIO", lzma.LZMAFile(stream))
+    for magic, library in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ\0", lzma)):
+        if head.startswith(magic):
+            return cast("BinaryIO", library.open(stream))
     return stream
 
 

@@ -1,7 +1,7 @@
 """The network over labelled images: the processes that share the work, and what each of them counts.
 
 The report does not depend on the number of processes, workers or threads. How many threads share one operation changes
-its rounding: on a processor, logits differ by 1e-5 between one thread and several. So each operation runs in one thread
+its rounding: on a CPU, logits differ by 1e-5 between one thread and several. So each operation runs in one thread
 here, and the cores are used by running pieces of a batch at the same time. Where a batch is cut is fixed.
 """
 
@@ -30,7 +30,7 @@ from resnext.model import ResNeXt
 from resnext.weights.files import first_line
 from resnext.weights.progress import progress_bar
 
-PIECE = 8  # images that a thread of the processor computes at a time
+PIECE = 8  # images that a thread of the CPU computes at a time
 MAX_WORKERS = 8  # by default
 _LONGEST_WAIT = datetime.timedelta(days=1)  # for the slowest process; one that dies is noticed at once
 
@@ -53,14 +53,11 @@ def evaluate(
 
     Args:
         model: a network with logits.
-        data: of `open_data`.
-        transform: from a PIL image to what the network takes.
-        processes: those that share the work.
-        partial: where the counts of finished shards are kept; the processes compare what run it is of.
-        finish: called in the first process with the counts and what the run took, before `partial` is deleted.
-        precision: as of `count_shards`.
-        workers: processes that read images; default: one for each core, `MAX_WORKERS` at most.
-        resume: take what `partial` holds of an interrupted run.
+        partial: keeps the counts of finished shards; all processes must be part of the same run.
+        finish: called in the first process with the counts and the timing, before `partial` is deleted.
+        precision: as in `count_shards`.
+        workers: processes that read images; default: one for each core, at most `MAX_WORKERS`.
+        resume: continue the interrupted run whose counts `partial` holds.
 
     Raises DataError for data that cannot be read, for processes that do not agree, and for counts of another run.
     """
@@ -105,18 +102,18 @@ def _reserve(processes: Processes, partial: PartialCounts, stack: ExitStack) -> 
 
 
 def _begin(processes: Processes, partial: PartialCounts, resume: bool) -> dict[int, Counts]:
-    """What an interrupted run has counted already."""
+    """What an interrupted run has already counted."""
     found: dict[int, Counts] = {}
     if resume:
         found = partial.resume()
     elif processes.local_rank == 0 and (shards := partial.discard()):
-        print(f"resnext: counts of {shards} shards of an interrupted run are discarded; --resume goes on from them",
+        print(f"resnext: discarding the counts of {shards} shards of an interrupted run; --resume would keep them",
               file=sys.stderr)  # fmt: skip
     run = partial.run
     for rank, (other, counts) in enumerate(processes.gather((run, found))):
         if differences := [f"{key} {value}, and {run[key]} here" for key, value in other.items() if value != run[key]]:
             raise DataError(
-                f"process {rank} would count something else than process {processes.rank}: {'; '.join(differences)}"
+                f"process {rank} would not count the same as process {processes.rank}: {'; '.join(differences)}"
             )
         found = {**found, **counts}  # the machines need not share a file system
     if processes.local_rank == 0:
@@ -150,14 +147,14 @@ class Processes:
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes: on its GPU, shared where there are too few, or on the processor."""
+        """Where this process computes: on its GPU, which processes share if there are too few, or on the CPU."""
         if torch.cuda.is_available():
             return torch.device("cuda", self.local_rank % torch.cuda.device_count())
         return torch.device("cpu")
 
     @property
     def cores(self) -> int:
-        """Processor cores for each process of this machine; 1 at least."""
+        """CPU cores for each process of this machine; at least 1."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, cores // self.local_size)
 
@@ -231,7 +228,7 @@ def count_shards(
 ) -> Iterator[tuple[int, Counts]]:
     """The counts of every shard, as soon as its last batch is done. The model is moved to `device`.
 
-    `precision` "fp32" is full float32 on every GPU, too (no TF32); "bf16" is torch's autocast: convolutions and the
+    `precision` "fp32" is full float32, on a GPU too (no TF32); "bf16" is torch's autocast: convolutions and the
     classifier in bfloat16, weights and statistics as they are. Raises ProcessorError where that would kill the process.
     """
     if precision == "bf16" and device.type == "cpu":
@@ -252,7 +249,7 @@ def count_shards(
 def logits_of(model: ResNeXt, images: Tensor, precision: str, pool: ThreadPoolExecutor) -> Tensor:
     """(N, classes) of images (N, C, H, W); of (N, crops, C, H, W) the mean over the crops (official code: the sum).
 
-    On the processor the threads of `pool` share the images.
+    On the CPU the threads of `pool` share the images.
     """
 
     def compute(piece: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,49 +20,30 @@ CROP = 224  # the authors' single crop
 
 
 class TorchvisionPreprocess:
-    """What torchvision's `ImageClassification` does with a PIL image, to the bit, without torchvision.
+    """What torchvision's `ImageClassification` does with a PIL image.
 
-    Converted to RGB, the shorter side to `resize` (bilinear, antialiased), cropped in the centre, normalised. Returns
-    float32 (3, crop, crop); with `ten_crop` (10, 3, crop, crop): the corners and the centre, of the image and of its
-    mirror image, as torchvision's `TenCrop` makes them.
+    The image becomes RGB, its shorter side `resize` (bilinear, antialiased); the centre is cropped and normalised.
+    Returns float32 (3, crop, crop); with `ten_crop` (10, 3, crop, crop), the crops of torchvision's `TenCrop`.
     """
 
     def __init__(self, resize: int = RESIZE[CROP], crop: int = CROP, *, ten_crop: bool = False) -> None:
         self.resize, self.crop, self.ten_crop = resize, crop, ten_crop
 
     def __call__(self, image: Image) -> Tensor:
-        from PIL.Image import Resampling, Transpose
+        from torchvision.transforms import functional
 
-        image = image.convert("RGB")
-        short, long = sorted(image.size)
-        scaled = int(self.resize * long / short)
-        size = (self.resize, scaled) if image.width <= image.height else (scaled, self.resize)
-        if image.size != size:
-            image = image.resize(size, Resampling.BILINEAR)
-        if not self.ten_crop:
-            return self._crops(image, corners=False)[0]
-        mirrored = image.transpose(Transpose.FLIP_LEFT_RIGHT)
-        return torch.stack([*self._crops(image, corners=True), *self._crops(mirrored, corners=True)])
-
-    def _crops(self, image: Image, *, corners: bool) -> list[Tensor]:
-        right, bottom = image.width - self.crop, image.height - self.crop
-        places = [(0, 0), (right, 0), (0, bottom), (right, bottom)] if corners else []
-        places.append((round(right / 2), round(bottom / 2)))
-        return [self._tensor(image.crop((x, y, x + self.crop, y + self.crop))) for x, y in places]
-
-    def _tensor(self, image: Image) -> Tensor:
-        values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-        values = values.view(image.height, image.width, 3).permute(2, 0, 1).contiguous().float().div_(255)
-        mean, std = (torch.tensor(value)[:, None, None] for value in SETTINGS["imagenet"])
-        return values.sub_(mean).div_(std)
+        image = functional.resize(image.convert("RGB"), [self.resize])
+        crops = functional.ten_crop(image, self.crop) if self.ten_crop else [functional.center_crop(image, self.crop)]
+        tensors = [functional.normalize(functional.to_tensor(crop), *SETTINGS["imagenet"]) for crop in crops]
+        return torch.stack(tensors) if self.ten_crop else tensors[0]
 
 
 def choose_transform(
     model: ResNeXt, pipeline: str, crop: int | None = None, ten_crop: bool = False
 ) -> tuple[Transform, dict[str, Any]]:
-    """The transform for a network's images, and what it is in words for the report.
+    """The transform for a network's images, and its description for the report.
 
-    Raises DataError for options that do not go together with each other or with the network.
+    Raises DataError for options that do not fit each other or the network.
     """
     data_set = model.preprocessing
     if model.in_channels != 3:
@@ -80,5 +62,7 @@ def choose_transform(
         raise DataError(f"--crop {crop}: expected {' or '.join(map(str, RESIZE))}")
     described = {"pipeline": pipeline, "resize": RESIZE[crop], "crop": crop, "ten_crop": ten_crop}
     if pipeline == "torchvision":
+        if importlib.util.find_spec("torchvision") is None:
+            raise DataError("--preprocess torchvision needs the torchvision package: pip install torchvision")
         return TorchvisionPreprocess(RESIZE[crop], crop, ten_crop=ten_crop), described
     return get_preprocess(data_set, crop=crop, ten_crop=ten_crop), described

@@ -30,7 +30,7 @@ UNKNOWN = "not stated"
 
 
 class ExportError(RuntimeError):
-    """An export that failed: nothing was written, and what lay at the path still does. Says why."""
+    """An export that failed. Nothing was written, and a file that was at the path is unchanged. Says why."""
 
     exit_status = 1  # of the command
 
@@ -65,21 +65,21 @@ def export(
 
     Args:
         model: any `ResNeXt` with logits, of any form; all but safetensors hold it as form C, batch norms folded.
-        path: the file, in a folder that exists; what lies there is replaced. "pt2" and "aoti" must end in `.pt2`.
+        path: the file, in a folder that exists; a file that is there is replaced. "pt2" and "aoti" must end in `.pt2`.
         format: "onnx" (opset 20), "safetensors" (only the weights), "torchscript", "pt2" (torch.export), or "aoti"
             (compiled for this processor; `resnext.aoti.load` reads it and checks what it is given).
         precision: "fp32", "bf16" (not for ONNX, whose runtime has no such convolution for the CPU) or "fp16".
         with_preprocess: put the authors' preprocessing (`resnext.preprocess`) in front.
         dynamic: leave N, H and W open. TorchScript always does.
         image_size: H and W, or one number for both; default: what the network was trained for, or 256 where its
-            preprocessing makes that of it. With `dynamic` it is an example.
+            preprocessing resizes it. With `dynamic` it is an example.
         batch_size: N; default: 1. With `dynamic` it is an example.
         weights: the file that the weights came from, for the metadata: its name and digest, and their licence.
 
-    Raises TypeError for another module than a ResNeXt with logits; ValueError for arguments that do not go together
+    Raises TypeError for a module that is not a ResNeXt with logits; ValueError for arguments that do not go together
     and for a network that cannot be folded (`resnext.fold`); ModuleNotFoundError for a package that the format needs;
     WeightsError where `weights` cannot be read; ExportError where the file cannot be written, or its own runtime does
-    not load it or computes logits that are further off than `resnext.optimize` allows.
+    not load it or computes logits that differ by more than `resnext.optimize` allows.
     """
     options = Options(Path(path), format, precision, with_preprocess, dynamic, image_size, batch_size)
     with torch.autocast("cpu", enabled=False):  # it would go into the graph, and into what that is compared with
@@ -88,7 +88,7 @@ def export(
 
 @dataclass(frozen=True)
 class Options:
-    """The arguments of `export`, checked as far as can be without a network. Raises as that does."""
+    """The arguments of `export`, checked as far as possible without a network. Raises as `export` does."""
 
     path: Path
     format: str
@@ -175,7 +175,7 @@ def _make_job(model: ResNeXt, options: Options, weights: Path | None) -> Job:
 
 
 def _shapes(model: ResNeXt, options: Options) -> list[tuple[int, ...]]:
-    """Of the images."""
+    """The shapes of the images that the network is exported with and checked on."""
     resized = options.with_preprocess and model.stem == "imagenet"
     default = 32 if model.stem == "cifar" else 256 if resized else 224
     size = default if options.image_size is None else options.image_size
@@ -280,7 +280,7 @@ def _describe_file(model: ResNeXt, options: Options, shape: tuple[int, ...]) -> 
 
 
 def _describe_preprocessing(model: ResNeXt) -> dict[str, str]:
-    """All of the authors' preprocessing, for a runtime that lacks it: sizes in pixels, mean and std of R, G and B."""
+    """The whole of the authors' preprocessing, for runtimes that lack it: pixels, and mean and std of R, G, B."""
     if model.in_channels != 3:
         return {"preprocessing": UNKNOWN}
     module: Any = get_preprocess(model.preprocessing)
@@ -299,9 +299,9 @@ def _describe_preprocessing(model: ResNeXt) -> dict[str, str]:
 def _describe_weights(model: ResNeXt, weights: Path | None) -> dict[str, str]:
     """Architecture and origin of a network, whose weights were read from the file `weights`.
 
-    `tensor_digest` is of the weights before they are folded: that in the sidecar, for a converted network of form C.
-    The licence comes from the record that has the file's digest or name, or from the sidecar (`.json`) beside the file
-    if that has its digest. Raises WeightsError for a file that cannot be read.
+    `tensor_digest` is of the weights before they are folded; for a converted network of form C it is the one in the
+    `.json` file beside the weights. The licence comes from the record that has the file's digest or name, or from that
+    `.json` file if it has the digest. Raises WeightsError for a file that cannot be read.
     """
     result = {
         "architecture": _architecture(model),
@@ -333,11 +333,11 @@ def _license(weights: Path, digest: str) -> dict[str, str]:
     for record in records().values():
         if _is_published(record, weights, digest):
             return {"license": record.license}
-    sidecar = read_json(weights.with_suffix(".json")) or {}
-    file, source = (part if isinstance(part := sidecar.get(key), dict) else {} for key in ("file", "source"))
+    beside = read_json(weights.with_suffix(".json")) or {}
+    file, source = (part if isinstance(part := beside.get(key), dict) else {} for key in ("file", "source"))
     if file.get("sha256") != digest:  # another file's
         return {}
-    known = {"license": sidecar.get("license"), "torch7": source.get("name"), "torch7_sha256": source.get("sha256")}
+    known = {"license": beside.get("license"), "torch7": source.get("name"), "torch7_sha256": source.get("sha256")}
     return {name: value for name, value in known.items() if isinstance(value, str)}
 
 

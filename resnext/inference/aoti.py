@@ -34,13 +34,13 @@ class CompilerError(RuntimeError):
 class CompiledNetwork:
     """A package that `python -m resnext export --format aoti` wrote: images -> logits, as exported.
 
-    It was compiled for images of one shape and type. torch's own loader does not check them: it reads beyond images of
-    another size, or leaves some out. This one refuses them, except that N is free: a batch runs in pieces of the N of
-    the package, the last filled up with zeros.
+    It was compiled for images of one shape and type. torch's own loader does not check them: it reads past the end of
+    smaller images and ignores part of larger ones. This class refuses them. Only N is free: a batch runs in pieces of
+    the N of the package, the last one filled up with zeros.
 
     A package is native code, which runs in this process: load only what you would run as a program.
 
-    `metadata` is what the package says about itself. Raises FileNotFoundError, and RuntimeError for another file.
+    `metadata` is what the package says about itself. Raises FileNotFoundError, and RuntimeError for any other file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -92,14 +92,13 @@ def save(
 ) -> None:
     """Write a package for this processor, its weights frozen and packed; `path` ends in `.pt2`.
 
-    Compiling takes half a minute, so the cache keeps what comes out, by graph, shapes, weights, precision, processor,
-    threads and versions: `torch.hub.get_dir()/compiled`, which may be deleted at any time. Of several processes one
-    compiles, the others wait.
+    Compiling takes half a minute, so the result is cached by graph, shapes, weights, precision, processor, threads and
+    versions, in `torch.hub.get_dir()/compiled`, which may be deleted at any time. Of several processes one compiles and
+    the others wait.
 
     Args:
         program: what `torch.export.export` gives, for one input and one output.
-        path: where to write.
-        metadata: goes into the package; "architecture", "precision", "input_dtype" and "input_shape" must be there.
+        metadata: goes into the package; must have "architecture", "precision", "input_dtype" and "input_shape".
         compiler: writes the package without metadata; raises RuntimeError.
 
     Raises CompilerError, and OSError where the cache or `path` cannot be written.
@@ -129,7 +128,7 @@ def _read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def _key(program: torch.export.ExportedProgram) -> str:
-    """Of everything that the compiled code depends on."""
+    """A digest of everything that the compiled code depends on."""
     shapes = [str(node.meta.get("val")) for node in program.graph.nodes if node.op == "placeholder"]
     parts = [RECIPE, str(program.graph), shapes, str(torch.__version__), describe(), torch.get_num_threads()]
     digest = hashlib.sha256(json.dumps(parts).encode())
@@ -151,7 +150,7 @@ def _is_whole(package: Path) -> bool:
 
 
 def _compile(program: torch.export.ExportedProgram, package: Path, compiler: Compiler) -> None:
-    print("compiling for this processor, which takes about half a minute; the cache keeps it", file=sys.stderr)
+    print("compiling for this processor, which takes about half a minute; the result is cached", file=sys.stderr)
     try:
         with replacing_all(package.parent) as folder:
             written = folder / package.name

@@ -1,9 +1,9 @@
 """The backends that can run a folded network, and the choice of the fastest that works here.
 
-On a CPU: oneDNN Graph, which torch reaches through TorchScript (x86, float32 and bfloat16). It takes convolution,
-residual sum and ReLU as one piece, packs the weights once, and keeps between calls what single operators look up anew
-each time (20 to 30 us for each of 53). Else AOTInductor, which calls those operators; "eager" does so uncompiled.
-On a GPU: `torch.compile`, or plain torch.
+On a CPU: oneDNN Graph, the graph compiler of the oneDNN library, which torch reaches through TorchScript (x86, float32
+and bfloat16). It runs convolution, residual sum and ReLU as one operation, packs the weights once, and keeps what
+single operators look up again at every call (20 to 30 us for each of 53). Otherwise AOTInductor, torch's ahead-of-time
+compiler, which calls those operators; "eager" calls them uncompiled. On a GPU: `torch.compile`, or plain torch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SETTINGS = threading.RLock()  # held while a setting of the whole process is ch
 
 
 class UnavailableError(RuntimeError):
-    """This torch has no oneDNN Graph, or none for this type or processor."""
+    """This torch has no oneDNN Graph, or has none for this type or processor."""
 
 
 def check(backend: str, device: torch.device) -> None:
@@ -52,9 +52,9 @@ def find_compiler() -> str | None:
 
 
 def run_by(backend: str, network: FoldedResNeXt, piece: Tensor, device: torch.device) -> tuple[Runner, str]:
-    """`network.forward` for images of the very shape, type, layout and device of `piece`; and the backend that runs it.
+    """`network.forward` for images of exactly the shape, type and layout of `piece`, and the backend that runs it.
 
-    "auto" is the fastest one that works. `device` is that of both.
+    "auto" is the fastest one that works on `device`.
     """
     runners = ON_CPU if device.type == "cpu" else ON_GPU
     if backend != "auto":
@@ -169,10 +169,6 @@ def _by_torch_compile(network: FoldedResNeXt, piece: Tensor) -> Runner:
     return compiled
 
 
-def _plain(network: FoldedResNeXt, piece: Tensor) -> Runner:
-    return network.forward
-
-
 # The fastest first.
 ON_CPU = {"onednn": _by_graph, "inductor": _by_package, "eager": _packed}
-ON_GPU = {"inductor": _by_torch_compile, "eager": _plain}
+ON_GPU = {"inductor": _by_torch_compile, "eager": lambda network, _: network.forward}

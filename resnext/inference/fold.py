@@ -1,4 +1,4 @@
-"""ResNeXt for inference: batch norm folded into the convolutions, ReLU and residual sum a part of them.
+"""ResNeXt for inference: the convolutions include batch norm, ReLU and the residual sum.
 
     batch norm   y = (x - mean) * gamma / sqrt(var + eps) + beta = x * scale + shift
     so           conv(x; w) and batch norm = conv(x; w * scale) + shift
@@ -87,13 +87,12 @@ class FoldedResNeXt(nn.Module):
 
 
 def fold(model: ResNeXt, example: Tensor) -> tuple[FoldedResNeXt, Tensor]:
-    """The network in evaluation mode as a `FoldedResNeXt` in double precision; and its logits for the first images.
+    """The network in evaluation mode as a `FoldedResNeXt` in double precision, and the logits that it must reproduce.
 
-    Copies of both run in double precision, without the hooks of `model`, and are compared; `model` does not change.
-    The logits are those of the network as it was, for the first two images of `example`: float64
-    (min(N, 2), num_classes).
+    Copies of both run in double precision, without the hooks of `model`, and are compared; `model` does not change. The
+    logits are the original network's, for the first two images of `example`: float64 (min(N, 2), num_classes).
 
-    Raises TypeError for another module than a ResNeXt; ValueError for a normalisation that cannot be folded, for
+    Raises TypeError for a module that is not a ResNeXt; ValueError for a normalisation that cannot be folded, for
     weights that are computed (pruned, parametrised), and where the two differ by more than 1e-10 (a network that has
     been altered).
     """
@@ -120,9 +119,9 @@ def fold(model: ResNeXt, example: Tensor) -> tuple[FoldedResNeXt, Tensor]:
 
 
 def check_model(model: nn.Module) -> None:
-    """Raise TypeError for another module than a ResNeXt with logits or pooled features.
+    """Raise TypeError unless a module is a ResNeXt with logits or pooled features.
 
-    Raises ValueError for one whose weights are computed from others at each call: copies would not be right.
+    Raises ValueError for one whose weights are computed from others at each call: copies would be wrong.
     """
     if not isinstance(model, ResNeXt) or isinstance(model, ResNeXtFeatures):
         raise TypeError(
@@ -151,7 +150,7 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
 def allowed_error(model: ResNeXt, images: Tensor, dtype: torch.dtype, least: float) -> float:
     """The error that logits computed in `dtype` may have: `least`, or twice that of the network itself in `dtype`.
 
-    Some networks magnify what is rounded off: those with random weights up to a hundred times more than trained ones.
+    Some networks magnify rounding errors: with random weights up to a hundred times more than with trained ones.
     """
     images = images[:CHECKED]
     with torch.no_grad():
@@ -197,7 +196,7 @@ def _fold_block(block: Any, name: str) -> FoldedBottleneck:
 
 
 def _scale(weight: Tensor, norm: Any, name: str) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution that has the norm in it: a batch norm, or one that is frozen in some way.
+    """Weight and bias of the convolution that includes the norm: a batch norm, or some kind of frozen one.
 
     Scale and shift follow from its outputs for 0 and 1, because not every frozen one says what its eps is.
     """

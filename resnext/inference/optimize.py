@@ -17,7 +17,7 @@ from resnext.model import ResNeXt
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BACKENDS = ("auto", *backends.ON_CPU)
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}  # relative, from the logits in double precision
-# Images that run at once on a CPU: so few that their maps stay in the cache; the weights are read once for all of them.
+# Images that run at once on a CPU: few enough that their maps stay in its cache; all share one read of the weights.
 PIECE = {"fp32": 2, "bf16": 4, "fp16": 4}
 
 
@@ -49,7 +49,7 @@ class OptimizedResNeXt(nn.Module):
                 f"got {tuple(x.shape)} of {x.dtype} on {x.device}; optimize again with such an example"
             )
         with plain_arithmetic(self._device):
-            # An empty batch runs a piece as well: its output has the shape of what comes out.
+            # An empty batch runs a piece too, which gives its output the right shape.
             parts = [self._run_part(part) for part in torch.split(x, self.pieces[0])]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -90,10 +90,10 @@ def optimize(
     Args:
         model: a ResNeXt with logits or pooled features, of any form.
         example_inputs: images (N, in_channels, H, W), or a sequence with that one tensor. H and W become fixed; N says
-            which batch size is to be fast. One that leaves a smaller piece over takes twice as long to compile.
+            which batch size must be fast. One that leaves a smaller remainder takes twice as long to compile.
         precision: "fp32", "bf16" or "fp16", of weights and maps. A processor that cannot compute in it is slower than
             in "fp32", most of all in "fp16".
-        backend: "onednn" compiles by oneDNN Graph, in a second or two, on x86 in "fp32" and "bf16"; "inductor" by
+        backend: "onednn" compiles with oneDNN Graph, in a second or two, on x86 in "fp32" and "bf16"; "inductor" with
             torch's own compiler, which takes 10 to 40 s for 50 layers, needs a C++ compiler (on a GPU: Triton), and
             leaves files in torch's cache (TORCHINDUCTOR_CACHE_DIR); "eager" does not compile; "auto" takes the first of
             these that works here, on a GPU one of the last two. The result's `backend` says which it was.
@@ -102,10 +102,10 @@ def optimize(
     in double precision: they are within 1e-5 (relative) in fp32 and 2e-2 in bf16 and fp16, or within twice the error of
     the network itself in that precision where that is more (random weights magnify rounding).
 
-    Raises TypeError for another module than a ResNeXt, and where the example is no tensor; ValueError for unknown
-    arguments, for an example that does not fit, and for a network that cannot be folded; RuntimeError where the backend
-    asked for cannot be used, where the result is not within those limits, and (`processor.ProcessorError`) where low
-    precision would kill the process.
+    Raises TypeError for a module that is not a ResNeXt, and where the example is not a tensor; ValueError for unknown
+    arguments, for an example that does not fit, and for a network that cannot be folded; RuntimeError where the
+    requested backend cannot be used, where the result is not within those limits, and (`processor.ProcessorError`)
+    where low precision would kill the process.
     """
     for what, choice, known in (("precision", precision, PRECISIONS), ("backend", backend, BACKENDS)):
         if choice not in known:
@@ -137,7 +137,7 @@ def optimize(
 
 
 def prepare(model: ResNeXt, example: Tensor, precision: str) -> tuple[FoldedResNeXt, Tensor]:
-    """The folded network in `precision`, for `torch.export` or a backend; and what `fold` returns beside it.
+    """The folded network in `precision`, for `torch.export` or a backend, and the logits that `fold` returns.
 
     Raises ProcessorError where computing in `precision` would kill this process.
     """
@@ -154,7 +154,7 @@ def piece_sizes(batch: int, most: int) -> tuple[int, ...]:
 
 
 def _laid_out(x: Tensor, precision: str) -> Tensor:
-    """Before what is compiled, for torch's copies are faster than Inductor's loop (`benchmarks/inference.py`)."""
+    """Copies outside the compiled code: torch's are faster than Inductor's loop (`benchmarks/inference.py`)."""
     return x.to(PRECISIONS[precision]).contiguous(memory_format=torch.channels_last)
 
 
@@ -166,7 +166,7 @@ def _check_example(model: ResNeXt, example_inputs: Tensor | Sequence[Tensor]) ->
         if len(example) != 1 or not isinstance(example[0], Tensor):
             raise ValueError(f"expected example_inputs of one tensor, got {len(example)} values")
         example = example[0]
-    channels = getattr(model, "in_channels", example.shape[1] if example.dim() == 4 else 0)
+    channels = model.in_channels
     if example.dim() != 4 or example.shape[1] != channels or 0 in example.shape or not example.is_floating_point():
         raise ValueError(
             f"expected example_inputs of floating point images (N, {channels}, H, W), N from 1 up, "

@@ -1,6 +1,6 @@
-"""The only module that uses APIs of torch that are not public; each says what happens where a torch lacks it.
+"""The only module that uses APIs of torch that are not public; each says what happens where a release lacks it.
 
-All were seen in torch 2.13.0. Where a name is missing or takes other arguments, the public way is taken.
+All were seen in torch 2.13.0. Where a name is missing or takes other arguments, the public way is used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Convolution = Callable[[Tensor, "Tensor | None"], Tensor]
 
 
 def compile_package(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Compile for the very shapes, layouts and types that `program` was exported with; `path` ends in `.pt2`.
+    """Compile for exactly the shapes, layouts and types that `program` was exported with; `path` ends in `.pt2`.
 
     `torch._inductor.aoti_compile_and_package` is documented; the public names have nothing in its place. With gradients
     on, Inductor does not freeze and pack the weights, and the package takes twice as long. Raises RuntimeError,
@@ -32,7 +32,7 @@ def open_package(path: str) -> Callable[[Tensor], Tensor]:
     """What a package computes, for one input and one output. Raises RuntimeError for a file that is no package.
 
     `torch._C._aoti.AOTIModelPackageLoader` takes two seconds less to import than `torch._inductor.aoti_load_package`,
-    and parses no JSON at each call. The latter is documented, and is used where the former is missing.
+    and parses no JSON at each call. The latter is documented, and used where the former is missing.
     """
     try:
         loader = torch._C._aoti.AOTIModelPackageLoader(path, "model", False, 1, -1)

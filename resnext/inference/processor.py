@@ -2,7 +2,7 @@
 
 Some virtual machines announce AMX without permitting it: the first convolution in low precision ends the process with
 SIGILL. That can only be found out in a process that may die. This module does not import torch, because `rule_out_amx`
-has to run before torch is imported.
+has to run first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RUNS, DIES = "runs", "dies: "  # what the cache says
 
 
 class ProcessorError(RuntimeError):
-    """Computing in low precision would end this process, or may. Says what to do."""
+    """Computing in low precision would or might end this process. Says what to do."""
 
 
 def describe() -> str:
@@ -63,10 +63,10 @@ def amx_fault(trial: str = TRIAL) -> str | None:
             [sys.executable, "-c", trial], env=environment, capture_output=True, text=True, timeout=PATIENCE
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise _error(f"whether it works could not be found out ({error})") from None
+        raise _error(f"testing whether it works failed ({error})") from None
     if child.returncode > 0:
         last = child.stderr.strip().splitlines()[-1:] or [f"exit status {child.returncode}"]
-        raise _error(f"whether it works could not be found out ({last[0]})")
+        raise _error(f"testing whether it works failed ({last[0]})")
     return f"is killed by {signal.Signals(-child.returncode).name}" if child.returncode else None
 
 

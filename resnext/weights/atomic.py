@@ -124,5 +124,5 @@ def _unlock(descriptor: int | None) -> None:
 
 
 def is_old(path: Path, days: float = 1) -> bool:
-    """Whether a file was last changed so many days ago or earlier. After one nothing is still writing it."""
+    """Whether a file last changed at least so many days ago. After one day nothing is still writing it."""
     return time.time() - path.lstat().st_mtime > days * 86_400

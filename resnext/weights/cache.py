@@ -1,8 +1,8 @@
 """torch.hub's cache of checkpoints: which of the published weights are in it, and the lock around changing it.
 
-What `pretrained=True` takes is a file with the full SHA-256 that the record states, or that a conversion on this
-machine gave. It is verified when it gets there, and `<architecture>.verified.json` notes that; a file that has changed
-since is verified again. Nothing else in the folder is believed, whatever its name: other programs write there as well.
+`pretrained=True` takes a file with the full SHA-256 that the record states, or that a conversion on this machine gave.
+The file is verified when it gets there, and `<architecture>.verified.json` notes that; a file that has changed since is
+verified again. Nothing else in the folder is trusted, whatever its name: other programs write there as well.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def cache_dir() -> Path:
 
 
 def find_cached(record: Record, problems: list[str]) -> Path | None:
-    """The weights of a record in the cache, None if they are not there; what is there but not right goes to `problems`.
+    """The weights of a record in the cache, or None. What is wrong with files that are there is added to `problems`.
 
-    Reads a note and the state of the file; the file itself only if it has changed since it was verified.
+    Reads a note and the state of the file, and the file itself only if it has changed since it was verified.
     """
     noted = _read_note(record)
     for known in _known(record, problems):
@@ -91,7 +91,7 @@ def verify_cached(record: Record, path: Path) -> str | None:
 
 
 def _known(record: Record, problems: list[str]) -> list[Verified]:
-    """The files that may be taken for the weights of a record: the hosted one, and that which was converted here."""
+    """The files that may be taken for the weights of a record: the hosted one, and the one converted here."""
     hosted, noted = record.hosted, _read_note(record)
     known = [Verified(hosted.file, hosted.size, hosted.sha256, hosted.tensor_digest)] if hosted else []
     if noted is not None and noted.torch7_sha256 is not None:
@@ -108,7 +108,7 @@ def _note(record: Record) -> Path:
 
 
 def _read_note(record: Record) -> Verified | None:
-    """What was noted, None for anything that `note_verified` does not write."""
+    """What was noted; None for anything that `note_verified` does not write."""
     try:
         noted = Verified(**(read_json(_note(record)) or {}))
     except TypeError:
@@ -119,7 +119,7 @@ def _read_note(record: Record) -> Verified | None:
 
 
 def read_digest(path: Path) -> str | None:
-    """The SHA-256 in a file as sha256sum writes it, None where there is none."""
+    """The SHA-256 in a file as sha256sum writes it; None where there is none."""
     try:
         with path.open("rb") as file:
             word = file.read(64).decode("ascii")
@@ -134,7 +134,7 @@ def _is_digest(value: object) -> bool:
 
 @contextlib.contextmanager
 def locked(name: str, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock of what has this name in the cache; the system releases it however the process ends.
+    """Hold the lock for this name in the cache; the system releases it however the process ends.
 
     Raises TimeoutError if another process holds it and `wait` is false.
     """

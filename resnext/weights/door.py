@@ -16,10 +16,10 @@ def conversion(module: str) -> ModuleType:
     """A module of our own `conversion`, such as `conversion("t7")`.
 
     It is found by its place beside this package, and imported under a name that nobody else uses (its own modules
-    import each other relatively). So sys.path does not matter, nor what else is called `conversion`: a module of the
-    user's, or that of another checkout.
+    import each other relatively). So sys.path makes no difference, nor does another module called `conversion`, be it
+    the user's or another checkout's.
 
-    Raises ImportError; its `name` says what is missing.
+    Raises ImportError, whose `name` says what is missing.
     """
     if _NAME not in sys.modules:
         spec = importlib.util.spec_from_file_location(_NAME, FOLDER / "__init__.py")

@@ -49,13 +49,8 @@ class Patience:
     connect: float = 10.0
     read: float = 30.0  # without a single byte
     retries: int = 4
-    backoff: float = 0.3  # so that a machine without a network hears of it within seconds
+    backoff: float = 0.3  # so that a machine without a network gives up within seconds
     longest_wait: float = 120.0  # of what a server's Retry-After may ask for
-
-    @property
-    def timeout(self) -> tuple[float, float]:
-        """As requests takes it."""
-        return self.connect, self.read
 
 
 DEFAULT_PATIENCE = Patience()
@@ -133,32 +128,31 @@ def download(
     progress: bool = True,
     patience: Patience = DEFAULT_PATIENCE,
 ) -> str:
-    """Fetch a file of weights from the first of `urls` that gives it, and return its SHA-256.
+    """Fetch a file of weights from the first of `urls` that has it, and return its SHA-256.
 
-    The bytes go to `<target>.partial`. An interrupted transfer goes on from there, if the server shows that it still
-    has the same file. The file gets its name once its first bytes, size and digest are right and `check` accepts it.
-    The caller holds a lock for `target`.
+    The bytes go to `<target>.partial`. An interrupted transfer resumes there if the server shows that it still has the
+    same file. The file gets its name once its first bytes, size and digest are right and `check` accepts it. The caller
+    holds a lock for `target`, whose folder exists.
 
     Args:
-        urls: the same file at several places, tried in order. https, file, or http to loopback.
-        target: where it goes; the folder exists.
-        sha256: expected digest or its beginning, None if unknown.
-        size: expected bytes, None if unknown.
-        limit: the bytes that a file of unknown size may have; by default what `RESNEXT_MAX_DOWNLOAD` allows.
-        check: called with the whole file; raises WeightsError if that is not to be kept.
-        progress: show a bar on stderr.
-        patience: timeouts and retries.
+        urls: the same file at several places, tried in order: https, file, or http to loopback.
+        sha256: the expected digest or its beginning.
+        limit: the most bytes of a file of unknown `size`; default: what `RESNEXT_MAX_DOWNLOAD` allows.
+        check: called with the whole file; raises WeightsError if it is not worth keeping.
 
     Raises DownloadError with what each URL gave, and OSError for trouble with the disk.
     """
     check_name(target.name)
     for url in urls:
         check_url(url)
+    try:
+        limit = size or limit or environment.max_download()
+    except ValueError as error:
+        raise DownloadError(str(error)) from None
     failures = []
     for url in urls:
         try:
-            transfer = _Transfer(url, target, size, _limit(size, limit), sha256, progress, patience)
-            return transfer.obtain(check)
+            return _Transfer(url, target, size, limit, sha256, progress, patience).obtain(check)
         except DownloadError as error:
             failures.append(f"{url}: {error}")
     raise DownloadError("; ".join(failures) or "no URL to download from")
@@ -166,7 +160,7 @@ def download(
 
 @contextlib.contextmanager
 def open_url(url: str, patience: Patience = DEFAULT_PATIENCE) -> Iterator[requests.Response]:
-    """What a server answers under status 200, its body still to be read. Raises DownloadError, also in the block."""
+    """A server's answer of status 200, whose body is still to be read. Raises DownloadError, in the block too."""
     check_url(url)
     with _answer(url, patience) as response:
         if response.status_code != 200:
@@ -176,7 +170,7 @@ def open_url(url: str, patience: Patience = DEFAULT_PATIENCE) -> Iterator[reques
 
 @contextlib.contextmanager
 def _answer(url: str, patience: Patience, headers: dict[str, str] | None = None) -> Iterator[requests.Response]:
-    """What a server answers, of whatever status. Raises as `open_url`."""
+    """A server's answer, whatever its status. Raises as `open_url` does."""
     if environment.offline():
         raise DownloadError("RESNEXT_OFFLINE=1 forbids downloads")
     try:
@@ -186,7 +180,7 @@ def _answer(url: str, patience: Patience, headers: dict[str, str] | None = None)
         raise DownloadError("downloading needs requests: pip install requests") from None
     with _open_session(patience) as session:
         try:
-            response = session.get(url, headers=headers, stream=True, timeout=patience.timeout)
+            response = session.get(url, headers=headers, stream=True, timeout=(patience.connect, patience.read))
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:  # of bad redirects
             raise DownloadError(reason(error)) from None
         try:
@@ -197,7 +191,7 @@ def _answer(url: str, patience: Patience, headers: dict[str, str] | None = None)
 
 
 def clear_partial(folder: Path) -> None:
-    """Delete transfers in a folder, and in those inside, that nobody has gone on with for a week."""
+    """Delete the transfers in a folder and its subfolders that nobody has continued for a week."""
     for notes in folder.glob("**/*.partial.json"):
         with contextlib.suppress(OSError):
             if is_old(notes, days=7):
@@ -205,20 +199,12 @@ def clear_partial(folder: Path) -> None:
                 notes.unlink()
 
 
-def _limit(size: int | None, limit: int | None) -> int:
-    """The most bytes that are taken from a server."""
-    try:
-        return size or limit or environment.max_download()
-    except ValueError as error:
-        raise DownloadError(str(error)) from None
-
-
 class _WrongFileError(DownloadError):
-    """All bytes came, and they are not those expected; they are deleted."""
+    """All bytes came, but they are not the expected ones; they are deleted."""
 
 
 class _BrokenOffError(Exception):
-    """The body broke off; what came so far is in the partial file."""
+    """The connection broke; what came so far is in the partial file."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +230,7 @@ class _Transfer:
 
     def __post_init__(self) -> None:
         self.partial = self.target.with_name(self.target.name + ".partial")
-        self.notes = self.target.with_name(self.target.name + ".partial.json")  # of which file the bytes are
+        self.notes = self.target.with_name(self.target.name + ".partial.json")  # which file the bytes belong to
 
     def obtain(self, check: Callable[[Path], object] | None) -> str:
         """Transfer, check, and give the file its name. Returns its SHA-256."""
@@ -255,7 +241,7 @@ class _Transfer:
         except _WrongFileError:
             if not resumes:
                 raise
-        self._transfer()  # the bytes from before were at fault, perhaps: once more, from the first one
+        self._transfer()  # perhaps the earlier bytes were wrong: start over
         return self._finish(check)
 
     def _transfer(self) -> None:
@@ -272,7 +258,7 @@ class _Transfer:
                 return
             except _BrokenOffError as error:
                 failures += 1
-                if self._bytes_there() > best:  # it gets on: a bad line, not a dead server
+                if self._bytes_there() > best:  # there is progress: a bad line, not a dead server
                     best, failures, delay = self._bytes_there(), 0, self.patience.backoff
                 if failures > self.patience.retries:
                     raise DownloadError(f"gave up after {failures} tries without progress: {error}") from None
@@ -288,7 +274,7 @@ class _Transfer:
                 raise DownloadError("the whole file was asked for, and the server sent a part of it")
             if status == 416 or (status == 206 and not _continues(response, begun)):
                 self._discard()
-                raise _BrokenOffError("the server has another file than the one begun")
+                raise _BrokenOffError("the server has a different file from the one begun")
             if status not in (200, 206):
                 raise DownloadError(f"HTTP status {status} {response.reason}")
             encoding = response.headers.get("Content-Encoding", "identity")
@@ -318,7 +304,7 @@ class _Transfer:
     def _receive(
         self, chunks: Iterable[bytes], begun: _Begun | None, total: int | None = None, validator: str = ""
     ) -> None:
-        """Write the chunks behind those of `begun`, or to a new file."""
+        """Append the chunks to what has `begun`, or write them to a new file."""
         total = begun.total if begun else total
         with self._open_partial() as file, self._bar(total, begun) as bar:
             if begun is None:
@@ -329,7 +315,7 @@ class _Transfer:
             else:
                 file.seek(begun.offset)
             for chunk in chunks:
-                if file.tell() == 0 and len(chunk) >= 64:  # a shorter one is looked at in the end
+                if file.tell() == 0 and len(chunk) >= 64:  # a shorter one is checked at the end
                     self._check_head(chunk)
                 if file.tell() + len(chunk) > self.limit:
                     self._discard()
@@ -340,7 +326,7 @@ class _Transfer:
                 raise _BrokenOffError(f"the connection ended at {file.tell()} of {total} bytes")
 
     def _open_partial(self) -> BinaryIO:
-        """The partial file, which is ours: not a link to some other file."""
+        """The partial file, which is our own: not a link to another file."""
         with contextlib.suppress(FileNotFoundError):
             info = self.partial.lstat()
             if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
@@ -349,7 +335,7 @@ class _Transfer:
         return os.fdopen(os.open(self.partial, flags, 0o666), "r+b")
 
     def _begun(self) -> _Begun | None:
-        """The transfer that is in the partial file; None if this URL's server cannot be asked to go on with it."""
+        """The transfer that is in the partial file; None if this URL's server cannot be asked to continue it."""
         notes = read_json(self.notes) or {}
         offset, total, validator = self._bytes_there(), notes.get("total"), notes.get("validator")
         if (
@@ -466,7 +452,7 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
 
 
 def _open_session(patience: Patience) -> requests.Session:
-    """A session that retries as `patience` says, and fetches nothing that `check_url` refuses."""
+    """A session that retries as `patience` says, and fetches only what `check_url` allows."""
     import requests
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
@@ -488,7 +474,7 @@ def _open_session(patience: Patience) -> requests.Session:
         raise_on_status=False,
     )
     session = requests.Session()
-    session.headers["Accept-Encoding"] = "identity"  # a range of a compressed body is of no use
+    session.headers["Accept-Encoding"] = "identity"  # a range of a compressed body is useless
     for scheme in ("https://", "http://"):
         session.mount(scheme, CheckingAdapter(max_retries=retry))
     return session
@@ -499,7 +485,7 @@ def reason(error: BaseException) -> str:
     while isinstance(inner := getattr(error, "reason", None) or _wrapped(error), BaseException):
         error = inner
     text = _CONNECTION.sub("", " ".join(str(error).split())) or type(error).__name__
-    return text[2:-2] if text.startswith("('") else text  # some of its errors are pairs: connection, text
+    return text[2:-2] if text.startswith("('") else text  # some errors of urllib3 are pairs: connection, text
 
 
 def _wrapped(error: BaseException) -> BaseException | None:

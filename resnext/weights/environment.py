@@ -14,17 +14,17 @@ def offline() -> bool:
 
 
 def keep_t7() -> bool:
-    """`RESNEXT_KEEP_T7`: the authors' Torch7 file stays in the cache after it was converted."""
+    """`RESNEXT_KEEP_T7`: the authors' Torch7 file stays in the cache after it has been converted."""
     return _is_set("RESNEXT_KEEP_T7")
 
 
 def mirrors() -> list[str]:
-    """`RESNEXT_MIRROR`: base URLs, separated by commas, that are asked before the published ones; as they are given."""
+    """`RESNEXT_MIRROR`: base URLs, separated by commas, that are tried before the published URLs."""
     return [base.strip() for base in os.environ.get("RESNEXT_MIRROR", "").split(",") if base.strip()]
 
 
 def max_download() -> int:
-    """`RESNEXT_MAX_DOWNLOAD`, in megabytes: the bytes that a file of unknown size may have.
+    """`RESNEXT_MAX_DOWNLOAD`, in megabytes: the most bytes that a file of unknown size may have.
 
     Raises ValueError for anything but a number.
     """

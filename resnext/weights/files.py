@@ -481,7 +481,7 @@ def first_line(error: BaseException) -> str:
 
 
 def warn(message: str) -> None:
-    """Warn, naming the line of the user's code that called this package, also where it called through torch.hub."""
+    """Warn, naming the line of the user's code that called this package, even if through torch.hub."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     ours = (package + os.sep, os.path.join(os.path.dirname(package), "hubconf.py"), torch.hub.__file__)
     frame, level = sys._getframe(1), 2

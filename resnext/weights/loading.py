@@ -60,7 +60,7 @@ def _find_file(weights: str | os.PathLike[str], progress: bool) -> str:
     if not isinstance(weights, str | os.PathLike):
         raise TypeError(f"weights: expected a path or URL, got {type(weights).__name__}")
     if weights in AUTHORS_WEIGHTS:
-        raise WeightsError(f"{weights!r} is no file; for the authors' weights: create(name, pretrained=True)")
+        raise WeightsError(f"{weights!r} is not a file; for the authors' weights: create(name, pretrained=True)")
     if is_url(weights):
         return str(fetch(str(weights), progress=progress))
     return os.fspath(weights)
@@ -80,7 +80,7 @@ def _load(
     remarks = list(contents.remarks)
     if in_channels not in (None, found.in_channels) and found.in_channels != 3:
         raise WeightsError(
-            f"{path}: expected weights for 3 or {in_channels} channels, got some for {found.in_channels}; "
+            f"{path}: expected weights for 3 or {in_channels} channels, got weights for {found.in_channels}; "
             f"give in_channels={found.in_channels}"
         )
     wanted = replace(
@@ -185,7 +185,7 @@ def _fill(model: ResNeXt, state_dict: dict[str, Tensor], path: str) -> None:
         check_shapes(_shapes(state_dict), wanted, "this network")
     except ValueError as error:
         raise ValueError(
-            f"norm_layer={type(model.bn1).__name__} and the weights of {path} contradict each other: "
-            f"they are of batch norms ({error})"
+            f"norm_layer={type(model.bn1).__name__} and {path} cannot be combined: "
+            f"its weights are those of batch norms ({error})"
         ) from None
     model.load_state_dict(state_dict, strict=True, assign=model.conv1.weight.is_meta)

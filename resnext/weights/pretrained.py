@@ -32,20 +32,19 @@ from resnext.weights.download import (
 from resnext.weights.files import WeightsError, read_state_dict
 from resnext.weights.records import Hosted, Record, get_record
 
-# At the end of a name, as torch.hub's `check_hash` reads it. Eight digits that are a date are rather that.
+# At the end of a name, as torch.hub's `check_hash` reads it. Eight digits that can be a date are taken for one.
 _DIGEST = re.compile(r"-(?!(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\.)([0-9a-f]{8,64})\.\w+$", re.ASCII)
 
 
 def resolve_pretrained(architecture: str, *, progress: bool = True) -> Path:
-    """A file on this machine with the published weights; downloaded, and converted, where it is not there yet.
+    """A file on this machine with the published weights, downloaded and converted where necessary.
 
-    A file in the cache is found without the network and without writing anything. Of several processes one downloads,
-    the others wait for it. Raises WeightsError that lists what was tried and why each failed.
+    A file in the cache is found without the network and without writing anything. Of several processes one downloads
+    and the others wait for it. Raises WeightsError that lists what was tried and why each failed.
     """
     record = get_record(architecture)
     tried: list[str] = []
-    cached = find_cached(record, tried)
-    if cached is not None:
+    if cached := find_cached(record, tried):
         _clear_torch7(record)
         clear_hidden(cache_dir())
         return cached
@@ -55,18 +54,15 @@ def resolve_pretrained(architecture: str, *, progress: bool = True) -> Path:
         raise _failed(record, tried, f"unset it, or copy the folder {cache_dir()} of a machine that has them")
     try:
         with locked(record.architecture):
-            # another process may have been faster
-            return find_cached(record, []) or _obtain(record, progress, tried)
+            if cached := find_cached(record, []):  # another process was faster
+                return cached
+            clear_partial(cache_dir())
+            if record.hosted is None:
+                return _convert(record, progress, tried)
+            return _download(record, record.hosted, progress, tried)
     except OSError as error:
         tried.append(f"{error.filename or cache_dir()}: {error.strerror or error}")
         raise _failed(record, tried, "free the space or make the cache writable, or set TORCH_HOME") from None
-
-
-def _obtain(record: Record, progress: bool, tried: list[str]) -> Path:
-    clear_partial(cache_dir())
-    if record.hosted is None:
-        return _convert(record, progress, tried)
-    return _download(record, record.hosted, progress, tried)
 
 
 def _download(record: Record, hosted: Hosted, progress: bool, tried: list[str]) -> Path:
@@ -121,8 +117,8 @@ def torch7_file(record: Record, *, progress: bool = True) -> Iterator[tuple[Path
     once it is converted, or moved to the cache under `RESNEXT_KEEP_T7`. What an interrupted process left in that folder
     is used. A file that does not convert is deleted, or renamed to `….refused` if it is the user's.
 
-    Where no digest was published, that of the first file that converts is printed, kept in the cache, and expected ever
-    after. Raises DownloadError.
+    Where no digest was published, that of the first file that converts is printed, kept in the cache, and expected from
+    then on. Raises DownloadError.
     """
     source = record.torch7
     copy, downloaded = cache_dir() / source.file, _download_folder(record) / source.file
@@ -140,7 +136,7 @@ def torch7_file(record: Record, *, progress: bool = True) -> Iterator[tuple[Path
         if not isinstance(error, OSError | MemoryError):  # these two are not the file's fault
             if path == copy:
                 path.replace(f"{path}.refused")
-                _say(f"{path} does not convert; it is called {path.name}.refused now")
+                _say(f"{path} does not convert; it was renamed to {path.name}.refused")
             else:
                 _clear_torch7(record, locked_here=True)
         raise
@@ -163,7 +159,7 @@ def _download_torch7(record: Record, target: Path, expected: str | None, progres
         sha256 = download(urls, target, sha256=expected, limit=source.limit, progress=progress)
     except DownloadError as error:
         seen = cache_dir() / f"{source.file}.sha256"
-        hint = f"; the digest expected is that first seen here, kept in {seen}" if seen.exists() else ""
+        hint = f"; the expected digest is the one first seen here, kept in {seen}" if seen.exists() else ""
         raise DownloadError(f"{error}{hint}") from None
     finally:
         with contextlib.suppress(OSError):  # something is in it
@@ -173,18 +169,18 @@ def _download_torch7(record: Record, target: Path, expected: str | None, progres
 
 
 def _download_folder(record: Record) -> Path:
-    """Where the authors' file is until it is converted. All that is in it was downloaded by this code."""
+    """Where the authors' file lies until it is converted. Everything in it was downloaded by this code."""
     return cache_dir() / f"{record.architecture}.torch7"
 
 
 def _torch7_files(record: Record) -> list[Path]:
-    """A copy of the authors' file that can be converted without the network, of the user's or of an earlier process."""
+    """Copies of the authors' file that can be converted offline: the user's, or one left by an earlier process."""
     files = (folder / record.torch7.file for folder in (cache_dir(), _download_folder(record)))
     return [path for path in files if record.hosted is None and path.is_file()]
 
 
 def _clear_torch7(record: Record, *, locked_here: bool = False) -> None:
-    """Delete what was downloaded of the authors' file, by this process or one that died; it is not needed any more."""
+    """Delete what this process, or one that died, downloaded of the authors' file; it is no longer needed."""
     folder = _download_folder(record)
     if folder.exists():
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
@@ -225,7 +221,7 @@ def fetch(url: str, *, progress: bool = True) -> Path:
 def _check_weights(path: Path) -> None:
     """Raise WeightsError unless a file can be read as weights."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # whoever loads the file will see them
+        warnings.simplefilter("ignore")  # shown when the file is loaded
         read_state_dict(path)
 
 

@@ -16,8 +16,8 @@ T = TypeVar("T")
 class _Bar(tqdm):
     """A bar whose lock belongs to this process.
 
-    tqdm's own lock is a semaphore that forked processes share: one that is killed while it draws would stop the bars
-    of all others for ever.
+    tqdm's own lock is a semaphore that forked processes share: a process that is killed while it draws would block the
+    bars of all others for ever.
     """
 
     monitor_interval = 0  # no thread that watches the bars
@@ -34,12 +34,9 @@ if hasattr(os, "register_at_fork"):  # a thread that held the lock does not exis
 
 
 def progress_bar(total: int | None, *, show: bool | None = None, **options: Any) -> Any:
-    """A bar on stderr with `update(n)`, to be used in `with`.
+    """A context manager: a bar on stderr with `update(n)`. `options` are tqdm's, such as `desc` and `unit`.
 
-    Args:
-        total: how much there is; None where nobody knows.
-        show: whether there is a bar; None: where stderr is a terminal.
-        options: of tqdm, e.g. `desc`, `unit`, `leave`.
+    `total` is None where it is unknown; with `show=None` the bar is shown where stderr is a terminal.
     """
     if show is None:
         show = sys.stderr is not None and sys.stderr.isatty()
@@ -47,7 +44,7 @@ def progress_bar(total: int | None, *, show: bool | None = None, **options: Any)
 
 
 def track(items: Sequence[T], *, show: bool | None = None, **options: Any) -> Iterator[T]:
-    """The items, with a bar that counts them; arguments as of `progress_bar`."""
+    """The items, with a bar that counts them; takes the arguments of `progress_bar`."""
     with progress_bar(len(items), show=show, **options) as bar:
         for item in items:
             yield item

@@ -1,4 +1,4 @@
-"""What is published: the records of `weights.json`, in which every figure's source stands beside it."""
+"""What is published: the records of `weights.json`, with the source of every figure."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Torch7Source:
 
     @property
     def limit(self) -> int:
-        """Bytes that a download may have: what is stated is rounded, and either kind of megabyte."""
+        """The most bytes of a download: the stated size is rounded, and may mean either kind of megabyte."""
         return (int(self.size.split()[0]) + 1) * 2**20
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is published of one architecture. Every figure's source stands beside it in `weights.json`.
+    """What is published of one architecture.
 
     `preprocessing` is the name that `resnext.preprocess.get_preprocess` takes.
     """

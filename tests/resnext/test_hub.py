@@ -27,6 +27,7 @@ ENTRIES = sorted(
 def hub(tmp_path, monkeypatch):
     """A hub whose cache holds this repository as `org/resnext`, so that torch.hub's own functions need no network."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)  # another test may have set it
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "org_resnext_main").symlink_to(ROOT)  # the same package: two of them are refused
     return {"repo_or_dir": "org/resnext:main", "trust_repo": True, "skip_validation": True}

@@ -293,5 +293,5 @@ def test_batch_norm_with_another_epsilon_takes_the_weights(pth, state_dict):
 
 @pytest.mark.parametrize("norm_layer", [torch.nn.LocalResponseNorm, functools.partial(torch.nn.GroupNorm, 4)])
 def test_norm_layer_that_the_weights_do_not_fit(pth, norm_layer):
-    with pytest.raises(ValueError, match=r"norm_layer=\w+ and the weights of .*tiny.pth"):
+    with pytest.raises(ValueError, match=r"norm_layer=\w+ and .*tiny.pth cannot be combined: its weights"):
         resnext.from_checkpoint(pth, norm_layer=norm_layer)

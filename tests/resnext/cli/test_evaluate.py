@@ -250,7 +250,7 @@ def test_without_resume_all_is_counted_afresh(arguments, tmp_path, capsys, expec
     kill_in_the_middle(arguments)
     assert evaluate(*arguments) == 0
     assert (
-        "counts of 3 shards of an interrupted run are discarded; --resume goes on from them" in capsys.readouterr().err
+        "discarding the counts of 3 shards of an interrupted run; --resume would keep them" in capsys.readouterr().err
     )
     assert written(tmp_path) == expected
     assert json.loads((tmp_path / "report.timing.json").read_text())["images"] == 17
@@ -283,7 +283,7 @@ def test_a_second_run_of_a_report_is_refused_while_the_first_goes_on(arguments, 
     replace_keep(monkeypatch, keep)
     assert evaluate(*arguments) == 0
     assert statuses == [[2, 2]]
-    assert capfd.readouterr().err.count("report.json.partial is in use by another run; wait for its end, or ") == 2
+    assert capfd.readouterr().err.count("report.json.partial is in use by another run; wait until it ends, or ") == 2
     assert written(tmp_path) == expected
 
 

@@ -162,4 +162,4 @@ def test_processes_that_see_different_data_are_refused(five_batches, arguments, 
             arguments[0] = other
 
     assert start(arguments, 2, before) == [2, 2]
-    assert "process 1 would count something else than process 0: data " in capfd.readouterr().err
+    assert "process 1 would not count the same as process 0: data " in capfd.readouterr().err

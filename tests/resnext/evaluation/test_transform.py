@@ -1,5 +1,7 @@
 """Other preprocessing than the authors' single crop of 224 px."""
 
+import sys
+
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ from tests.resnext.evaluation.labelled import LabelledSet, read_report
         (("--preprocess", "torchvision"), TorchvisionPreprocess(), {"pipeline": "torchvision"}),
     ],
 )
-def test_other_pipelines(tmp_path, options, transform, described):
+def test_other_pipelines(torchvision, tmp_path, options, transform, described):
     data = LabelledSet(
         tmp_path, [0, 1], transform=transform, names=["a", "b", "c"], stem="imagenet", size=(280, 260)
     ).fill()
@@ -26,6 +28,13 @@ def test_other_pipelines(tmp_path, options, transform, described):
     assert report["top1_error"] == 50.0
     assert report["top5_error"] == 0.0  # three classes: every one is among the first five
     assert described.items() <= report["preprocessing"].items()
+
+
+def test_a_missing_torchvision_is_one_line(imagenet, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    assert imagenet.evaluate("--preprocess", "torchvision") == 2
+    error = capsys.readouterr().err
+    assert error == "resnext: --preprocess torchvision needs the torchvision package: pip install torchvision\n"
 
 
 @pytest.mark.parametrize("size", [(300, 451), (451, 300), (256, 256), (256, 257), (640, 480), (100, 33)])

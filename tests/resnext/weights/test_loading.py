@@ -134,7 +134,7 @@ def test_only_weights_for_rgb_are_adapted(tmp_path):
     torch.save(Architecture((1, 1, 1), 2, 4, "cifar", in_channels=2).build().state_dict(), tmp_path / "two.pth")
     refused(
         tmp_path / "two.pth",
-        "expected weights for 3 or 5 channels, got some for 2; give in_channels=2",
+        "expected weights for 3 or 5 channels, got weights for 2; give in_channels=2",
         load=lambda path: resnext.from_checkpoint(path, in_channels=5),
     )
 
@@ -148,7 +148,7 @@ def test_what_is_no_path(state_dict):
 
 @pytest.mark.parametrize("name", ["DEFAULT", "IMAGENET1K_V1"])
 def test_the_authors_weights_are_no_checkpoint(name):
-    refused(name, "is no file; for the authors' weights: create(name, pretrained=True)")
+    refused(name, "is not a file; for the authors' weights: create(name, pretrained=True)")
 
 
 def test_the_authors_weights_by_torchvisions_names(hosted, home):
