@@ -41,7 +41,7 @@ def import_package(name: str) -> None:
     if name == "ours":
         importlib.import_module("resnext.zoo")
     else:  # by name, for tests/ is not type-checked
-        importlib.import_module("tests.torchvision_shim").import_torchvision()
+        importlib.import_module("tests.helpers.torchvision_shim").import_torchvision()
 
 
 def phases(path: str, name: str, started: str) -> list[float]:

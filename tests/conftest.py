@@ -1,8 +1,10 @@
+"""What tests of several folders start from. `helpers/` has what they call."""
+
+import json
 import lzma
 import os
 import shutil
 import socket
-from pathlib import Path
 
 from resnext.inference.processor import rule_out_amx
 
@@ -11,22 +13,16 @@ from resnext.inference.processor import rule_out_amx
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 rule_out_amx()
 
-import numpy as np
 import pytest
 import torch
+from pytest_httpserver import HTTPServer
 
-from tests.torchvision_shim import import_torchvision
-
-ROOT = Path(__file__).resolve().parent.parent
-FIXTURES = ROOT / "tests" / "fixtures"
-SAMPLE = ROOT / "conversion" / "sample" / "cifar10_resnext11_4x8d_C_nested.t7.xz"
-# What Torch7 wrote at full size. Too large for the repository; the tests that need it skip where it is absent.
-SHARED = ROOT.parent / "shared" / "torch7"
-
-MODELS = {
-    "cifar10_resnext11_4x8d_C_nested": SAMPLE,
-    **{path.name.removesuffix(".t7.xz"): path for path in sorted((FIXTURES / "models").glob("*.t7.xz"))},
-}
+from conversion import build
+from resnext.weights import records
+from tests.helpers.pretrained import NAME, T7, use_records
+from tests.helpers.recorded import MODELS, SHARED
+from tests.helpers.server import Site
+from tests.helpers.torchvision_shim import import_torchvision
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -76,23 +72,52 @@ def torchvision():
     return import_torchvision()
 
 
-def torch7_output(name):
-    """Torch7's own forward pass in evaluation mode: input and output."""
-    with np.load(FIXTURES / "models" / f"{name}.npz") as arrays:
-        return torch.from_numpy(arrays["input"]), torch.from_numpy(arrays["output"])
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty hub folder, and no settings from outside."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    for name in [name for name in os.environ if name.startswith("RESNEXT_")]:
+        monkeypatch.delenv(name)
+    return tmp_path / "home" / "hub" / "checkpoints"
 
 
-def relative_error(got, expected):
-    return ((got.double() - expected.double()).norm() / expected.double().norm()).item()
+@pytest.fixture
+def site(httpserver):
+    return Site(httpserver)
 
 
-def randomize(model, seed=0):
-    """Random weights and running statistics, so that no layer is a special case of another."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if name.endswith("running_var"):
-                value.uniform_(0.5, 2, generator=generator)
-            elif value.is_floating_point() and value.dim() == 1:
-                value.normal_(0.2, 0.3, generator=generator)
-    return model
+@pytest.fixture
+def record(monkeypatch, tmp_path, site, sample):
+    """A record without a hosted .pth, as the real ones are: the sample is served as the authors' file."""
+    site.files[T7] = sample.read_bytes()
+    content = json.loads(records.RECORDS.read_text())["resnext50_32x4d"]
+    content |= {"architecture": NAME}
+    content["torch7"] |= {"file": T7, "urls": [f"{site.url}/{T7}"]}
+    use_records(monkeypatch, tmp_path, content)
+    yield content
+    records.records.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def built(sample, tmp_path_factory):
+    return build.build(sample, tmp_path_factory.mktemp("built"), license_="x", prove=False).artifact
+
+
+@pytest.fixture
+def hosted(record, monkeypatch, tmp_path, site, built):
+    """A record with a hosted .pth."""
+    file = built.record["file"]
+    site.files = {file["name"]: built.path.read_bytes()}
+    record["hosted"] = {key: file[key] for key in ("size", "sha256")} | {
+        "file": file["name"], "urls": [f"{site.url}/{file['name']}"], "tensor_digest": built.record["tensor_digest"],
+    }  # fmt: skip
+    use_records(monkeypatch, tmp_path, record)
+    return record["hosted"]
+
+
+@pytest.fixture(scope="session")
+def make_httpserver():
+    """As pytest_httpserver's own, but with a thread for each request: one that stalls must not hold up the next."""
+    with HTTPServer(threaded=True) as running:
+        yield running

@@ -16,9 +16,8 @@ import torch
 
 from conversion import build_weights, mapping, t7, verify
 from resnext.forms import convert_state_dict, find_form
-from tests.conftest import FIXTURES, ROOT
-from tests.conversion.rewrite import Rewriter
-from tests.conversion.test_build import huge_biases
+from tests.helpers import commands
+from tests.helpers.recorded import FIXTURES, ROOT
 
 SAMPLE_ARCH = "resnext11_4x8d"
 
@@ -29,23 +28,15 @@ def out(tmp_path):
 
 
 def run(capsys, *arguments):
-    try:
-        status = build_weights.main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        status = stopped.code
-    return status, *capsys.readouterr()
+    return commands.run(capsys, build_weights.main, *arguments)
 
 
 def refused(capsys, out, *arguments, status=2):
     """One line on stderr, nothing on stdout, nothing written; the line."""
-    got, stdout, stderr = run(capsys, *arguments, "--out", out)
-    assert got == status, stderr
-    assert stdout == ""
+    line = commands.refused(capsys, build_weights.main, *arguments, "--out", out, status=status)
     assert not out.exists()
-    assert stderr.endswith("\n")
-    assert stderr.startswith("build_weights: ")
-    assert stderr.count("\n") == 1
-    return stderr
+    assert line.startswith("build_weights: ")
+    return line
 
 
 def test_sample_from_another_folder_as_the_readme_has_it(capsys, sample, tmp_path):
@@ -167,11 +158,9 @@ def test_misspelt_arch(capsys, sample, out):
     )
 
 
-def test_a_failed_proof_stops_the_build(capsys, sample, out, tmp_path):
-    path = tmp_path / "huge.t7"
-    path.write_bytes(Rewriter(change=huge_biases).dump(t7.load(sample)))
-    line = refused(capsys, out, "--t7", path, status=1)
-    assert line.startswith(f"build_weights: {path}: the proof failed, nothing is written: logits within")
+def test_a_failed_proof_stops_the_build(capsys, unprovable, out):
+    line = refused(capsys, out, "--t7", unprovable, status=1)
+    assert line.startswith(f"build_weights: {unprovable}: the proof failed, nothing is written: logits within")
     assert "allowed 1e-12 in double precision" in line
     assert "first to differ: stem, by" in line
 

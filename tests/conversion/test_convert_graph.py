@@ -1,6 +1,5 @@
 """convert_graph.py: what it writes does what the graph does and reads well; errors are one line and leave nothing."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -12,58 +11,27 @@ import torch
 from torch.nn import functional as F
 
 from conversion import convert_graph, graph, t7
-from tests.conftest import FIXTURES, ROOT
-from tests.conversion.nets import (
-    NETWORKS,
-    Layer,
-    Net,
-    average,
-    dump,
-    relu,
-    seq,
-    table,
-    view,
-)
-from tests.conversion.rewrite import Rewriter
+from tests.helpers import commands
+from tests.helpers.commands import converted
+from tests.helpers.recorded import FIXTURES, ROOT
+from tests.helpers.torch7_networks import NETWORKS, Layer, Net, average, relu, seq, table, view, write
+from tests.helpers.torch7_trees import Rewriter
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*is deprecated")
 SHAPES = {"alexnet": "2,3,67,67"}  # 67 is no size that is tried
 
 
 def run(capsys, *arguments):
-    try:
-        status = convert_graph.main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        status = stopped.code
-    return status, *capsys.readouterr()
+    return commands.run(capsys, convert_graph.main, *arguments)
 
 
-def write(tmp_path, root):
-    path = tmp_path / "net.t7"
-    path.write_bytes(dump(root))
-    return path
-
-
-def converted(capsys, path, out, *arguments):
-    """The module that was written, after it was imported, and what was printed."""
-    status, stdout, stderr = run(capsys, path, "--out", out, *arguments)
-    assert (status, stderr) == (0, "")
-    assert sorted(os.listdir(out.parent)) == sorted({*os.listdir(out.parent), f"{out.name}.py", f"{out.name}.pth"})
-    spec = importlib.util.spec_from_file_location(out.name, f"{out}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module, stdout
-
-
-def refused(capsys, tmp_path, path, *arguments, out="new/net", status=2):
+def refused(capsys, tmp_path, path, *arguments, out="new/net"):
     """One line on stderr, nothing on stdout, nothing left behind; the line."""
     before = sorted(tmp_path.rglob("*"))
-    got, stdout, stderr = run(capsys, path, "--out", tmp_path / out, *arguments)
-    assert (got, stdout) == (status, ""), stderr
-    assert stderr.startswith("convert_graph: ")
-    assert stderr.count("\n") == 1
+    line = commands.refused(capsys, convert_graph.main, path, "--out", tmp_path / out, *arguments)
+    assert line.startswith("convert_graph: ")
     assert sorted(tmp_path.rglob("*")) == before
-    return stderr
+    return line
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from conversion import inspect_t7
-from tests.conftest import FIXTURES, ROOT
-from tests.conversion.t7.t7_writer import TABLE, TORCH, Writer, write
+from tests.helpers.recorded import FIXTURES, ROOT
+from tests.helpers.torch7_writer import TABLE, TORCH, Writer, write
 
 SCRIPT = [sys.executable, str(ROOT / "conversion" / "inspect_t7.py")]
 W = Writer()

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from conversion import graph, mapping, t7, verify
-from tests.conftest import MODELS, SHARED, relative_error
-from tests.conversion.edit import find, put
-from tests.conversion.nets import dump
-from tests.conversion.resnexts import resnext
-from tests.conversion.rewrite import Rewriter
-from tests.conversion.t7.t7_writer import read
+from tests.helpers.networks import relative_error
+from tests.helpers.recorded import MODELS, SHARED
+from tests.helpers.torch7_networks import dump, resnext
+from tests.helpers.torch7_trees import Rewriter, find, put
+from tests.helpers.torch7_writer import read
 
 STAGES = ["stem", "layer1", "layer2", "layer3"]
 

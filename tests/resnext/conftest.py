@@ -1,29 +1,20 @@
-"""A hub folder of the test's own, a server on loopback, and records that point there."""
+"""Weights of a tiny network, and data sets whose errors are known."""
 
-import json
-import os
+import copy
+import shutil
 
 import pytest
 import torch
-from pytest_httpserver import HTTPServer
 
-import resnext
-from conversion import build
-from resnext import zoo
-from resnext.architecture import Architecture
-from resnext.weights import records
-from tests.conftest import randomize, relative_error, torch7_output
-from tests.resnext.site import Site
-
-NAME = "resnext11_4x8d"
-T7 = "resnext_11_4x8d.t7"
-TINY = Architecture((1, 1, 1), cardinality=4, base_width=8, stem="cifar", num_classes=10)
+from resnext.classes import wordnet_ids
+from resnext.preprocess import get_preprocess
+from tests.helpers.evaluation import CIFAR_NAMES, LabelledSet, read_report, written
+from tests.helpers.networks import build
 
 
 @pytest.fixture(scope="module")
 def state_dict():
-    torch.manual_seed(0)
-    return randomize(TINY.build()).state_dict()
+    return build().state_dict()
 
 
 @pytest.fixture
@@ -33,76 +24,56 @@ def pth(state_dict, tmp_path):
     return path
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """An empty hub folder, and no settings from outside."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    for name in [name for name in os.environ if name.startswith("RESNEXT_")]:
-        monkeypatch.delenv(name)
-    return tmp_path / "home" / "hub" / "checkpoints"
+@pytest.fixture(scope="session")
+def cifar(tmp_path_factory):
+    """24 images: 18 right, 4 right among the first five, 2 not even that."""
+    return LabelledSet(
+        tmp_path_factory.mktemp("cifar"), [0] * 18 + [1, 2, 4, 3, 5, 9], transform=get_preprocess("cifar10"),
+        names=CIFAR_NAMES,
+    ).fill()  # fmt: skip
 
 
 @pytest.fixture
-def site(httpserver):
-    return Site(httpserver)
-
-
-def use_records(monkeypatch, tmp_path, record):
-    path = tmp_path / "weights.json"
-    path.write_text(json.dumps({NAME: record}))
-    monkeypatch.setattr(records, "RECORDS", path)
-    records.records.cache_clear()
-    monkeypatch.setitem(zoo.ARCHITECTURES, NAME, TINY)
-
-
-@pytest.fixture
-def record(monkeypatch, tmp_path, site, sample):
-    """A record without a hosted .pth, as the real ones are: the sample is served as the authors' file."""
-    site.files[T7] = sample.read_bytes()
-    content = json.loads(records.RECORDS.read_text())["resnext50_32x4d"]
-    content |= {"architecture": NAME}
-    content["torch7"] |= {"file": T7, "urls": [f"{site.url}/{T7}"]}
-    use_records(monkeypatch, tmp_path, content)
-    yield content
-    records.records.cache_clear()
+def changing(cifar, tmp_path):
+    """The same, to be changed."""
+    copied = copy.copy(cifar)
+    copied.data = shutil.copytree(cifar.data, tmp_path / "data")
+    return copied
 
 
 @pytest.fixture(scope="session")
-def built(sample, tmp_path_factory):
-    return build.build(sample, tmp_path_factory.mktemp("built"), license_="x", prove=False).artifact
-
-
-@pytest.fixture
-def hosted(record, monkeypatch, tmp_path, site, built):
-    """A record with a hosted .pth."""
-    file = built.record["file"]
-    site.files = {file["name"]: built.path.read_bytes()}
-    record["hosted"] = {key: file[key] for key in ("size", "sha256")} | {
-        "file": file["name"], "urls": [f"{site.url}/{file['name']}"], "tensor_digest": built.record["tensor_digest"],
-    }  # fmt: skip
-    use_records(monkeypatch, tmp_path, record)
-    return record["hosted"]
+def imagenet(tmp_path_factory):
+    """A network of ImageNet's classes, and folders for the few that its answers are: 6 right, 2 wrong."""
+    return LabelledSet(
+        tmp_path_factory.mktemp("imagenet"), [0] * 6 + [1, 7], transform=get_preprocess("imagenet"),
+        names=wordnet_ids(), stem="imagenet", size=(280, 260),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
-def make_httpserver():
-    """As pytest_httpserver's own, but with a thread for each request: one that stalls must not hold up the next."""
-    with HTTPServer(threaded=True) as running:
-        yield running
+def five_batches(tmp_path_factory):
+    """17 images, of which 5 are wrong, and three that cannot be read: 5 batches of 4."""
+    labelled = LabelledSet(
+        tmp_path_factory.mktemp("batches"), [0] * 12 + [1, 2, 3, 6, 9], transform=get_preprocess("cifar10"),
+        names=CIFAR_NAMES,
+    ).fill()  # fmt: skip
+    for target in (3, 6, 9):
+        (labelled.data / CIFAR_NAMES[target] / "no.png").write_bytes(b"no image")
+    return labelled
 
 
-def assert_right(model):
-    images, expected = torch7_output("cifar10_resnext11_4x8d_C_nested")
-    with torch.no_grad():
-        assert relative_error(model.eval()(images), expected) <= 5e-5
+@pytest.fixture
+def arguments(five_batches, tmp_path):
+    """Of the command, for a report in a folder of the test's own."""
+    fixed = ["--weights", five_batches.weights, "--workers", 0, "--batch", 4, "--output", tmp_path / "report.json"]
+    return [five_batches.data, *fixed]
 
 
-def refused(*parts):
-    with pytest.raises(resnext.WeightsError) as caught:
-        resnext.create(NAME, pretrained=True, progress=False)
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message
-    return message
+@pytest.fixture(scope="session")
+def expected(five_batches, tmp_path_factory):
+    """The report of one process that nobody interrupted, and the table per class."""
+    path = tmp_path_factory.mktemp("expected") / "report.json"
+    assert five_batches.evaluate("--batch", 4, "--output", path) == 0
+    report = read_report(path)
+    assert (report["images"], report["top1_wrong"], len(report["unreadable"]["images"])) == (20, 8, 3)
+    return written(path.parent)

@@ -4,7 +4,7 @@ import pytest
 
 from resnext.architecture import Architecture
 from resnext.zoo import ARCHITECTURES
-from tests.resnext.conftest import TINY
+from tests.helpers.networks import TINY
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 
 from resnext.explain import class_activation_map
 from resnext.model import ResNeXt
-from tests.conftest import randomize
+from tests.helpers.networks import randomize
 
 
 def network(**options):

@@ -12,11 +12,11 @@ import resnext
 import resnext.zoo
 from resnext.architecture import Architecture
 from resnext.forms import convert_state_dict, find_form
-from tests.conftest import randomize, relative_error
+from tests.helpers.networks import randomize, relative_error
 
-TINY = Architecture((2, 1, 1), cardinality=4, base_width=8, stem="cifar", num_classes=10)
+SMALL = Architecture((2, 1, 1), cardinality=4, base_width=8, stem="cifar", num_classes=10)
 ARCHITECTURES = [
-    TINY,
+    SMALL,
     Architecture((1, 1, 1, 1), cardinality=2, base_width=12, num_classes=5, shortcut="C"),
     Architecture((1, 1, 1), cardinality=1, base_width=16, stem="cifar"),
 ]
@@ -81,13 +81,13 @@ def test_there_and_back_gives_the_same_bytes():
 
 
 def test_tensors_of_paths_are_not_views_of_one_another():
-    converted = convert_state_dict(model_of(TINY).state_dict(), "C", "A")
+    converted = convert_state_dict(model_of(SMALL).state_dict(), "C", "A")
     assert converted["layer1.0.paths.1.conv1.weight"].untyped_storage().nbytes() == 8 * 64 * 4
 
 
 def test_nothing_that_changes_is_shared(tmp_path):
     """One counter for all paths would count every one of them."""
-    torch.save(weights_of(TINY), tmp_path / "c.pth")
+    torch.save(weights_of(SMALL), tmp_path / "c.pth")
     model = resnext.from_checkpoint(tmp_path / "c.pth", form="A")
     model(torch.randn(2, 3, 32, 32))
     assert model.layer1[0].paths[0].bn1.num_batches_tracked == 1
@@ -148,7 +148,7 @@ def test_gradients_agree():
     gradients = {}
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)).double()
     for form in "ABC":
-        model = model_of(TINY, form, torch.float64)
+        model = model_of(SMALL, form, torch.float64)
         model(images).square().sum().backward()
         values = {**model.state_dict(), **{name: value.grad for name, value in model.named_parameters()}}
         gradients[form] = convert_state_dict(values, form, "C")
@@ -162,7 +162,7 @@ def test_the_same_seed_makes_the_same_network(options):
     states = []
     for form in "ABC":
         torch.manual_seed(3)
-        states.append(convert_state_dict(TINY.build(form=form, **options).state_dict(), form, "C"))
+        states.append(convert_state_dict(SMALL.build(form=form, **options).state_dict(), form, "C"))
     assert as_bytes(states[0]) == as_bytes(states[1]) == as_bytes(states[2])
 
 
@@ -186,7 +186,7 @@ def test_any_file_into_any_form(models, tmp_path, form, kind):
 
 
 def test_damaged_files_of_form_a_are_named(tmp_path):
-    state_dict = convert_state_dict(weights_of(TINY), "C", "A")
+    state_dict = convert_state_dict(weights_of(SMALL), "C", "A")
     state_dict["layer2.0.paths.1.conv2.weight"] = torch.zeros(3, 3, 3, 3)
     torch.save(state_dict, tmp_path / "a.pth")
     with pytest.raises(resnext.WeightsError, match=r"a.pth: layer2.0.paths.1.conv2.weight: \(3, 3, 3, 3\), expected"):
@@ -194,16 +194,16 @@ def test_damaged_files_of_form_a_are_named(tmp_path):
 
 
 def test_form_in_the_name_or_as_an_option(tmp_path, monkeypatch):
-    monkeypatch.setitem(resnext.zoo.ARCHITECTURES, TINY.name, TINY)
-    torch.save(weights_of(TINY), tmp_path / "c.pth")
+    monkeypatch.setitem(resnext.zoo.ARCHITECTURES, SMALL.name, SMALL)
+    torch.save(weights_of(SMALL), tmp_path / "c.pth")
     for name, options in (
-        (f"{TINY.name}_typeA", {}),
-        (TINY.name, {"form": "A"}),
-        (f"{TINY.name}_typeA", {"form": "A"}),
+        (f"{SMALL.name}_typeA", {}),
+        (SMALL.name, {"form": "A"}),
+        (f"{SMALL.name}_typeA", {"form": "A"}),
     ):
         assert resnext.create(name, weights=tmp_path / "c.pth", **options).form == "A"
-    with pytest.raises(ValueError, match=f"{TINY.name}_typeA and form='B' cannot be combined"):
-        resnext.create(f"{TINY.name}_typeA", form="B")
+    with pytest.raises(ValueError, match=f"{SMALL.name}_typeA and form='B' cannot be combined"):
+        resnext.create(f"{SMALL.name}_typeA", form="B")
 
 
 def changed(state_dict, **changes):
@@ -218,8 +218,8 @@ def changed(state_dict, **changes):
 
 
 def test_what_cannot_be_rewritten_is_refused():
-    c = TINY.build().state_dict()
-    group_norm = TINY.build(norm_layer=functools.partial(torch.nn.GroupNorm, 4))
+    c = SMALL.build().state_dict()
+    group_norm = SMALL.build(norm_layer=functools.partial(torch.nn.GroupNorm, 4))
     a = convert_state_dict(c, "C", "A")
     for state_dict, source, target, message in (
         (c, "D", "A", "unknown form 'D'; expected one of A, B, C"),

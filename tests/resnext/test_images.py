@@ -11,8 +11,8 @@ from PIL import Image
 
 from resnext.images import MAX_IMAGE_FILE, ImageError, find_images, read_image
 from resnext.weights.download import Patience
-from tests.pictures import make_images
-from tests.resnext.site import answer
+from tests.helpers.pictures import make_images
+from tests.helpers.server import answer
 
 IMPATIENT = Patience(connect=2, read=0.4, retries=1, backoff=0.01)
 

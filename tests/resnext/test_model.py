@@ -14,8 +14,9 @@ from torch import nn
 from resnext.architecture import Architecture
 from resnext.forms import convert_state_dict
 from resnext.model import DropPath, ResNeXt, ResNeXtFeatures, block_width
-from tests.conftest import FIXTURES, randomize, relative_error
-from tests.resnext import record_model
+from tests.fixtures import record_model
+from tests.helpers.networks import randomize, relative_error
+from tests.helpers.recorded import FIXTURES
 
 CIFAR = Architecture((2, 1, 1), cardinality=4, base_width=8, stem="cifar", num_classes=10)
 IMAGENET = Architecture((1, 2, 1, 1), cardinality=2, base_width=4, num_classes=10, shortcut="C")

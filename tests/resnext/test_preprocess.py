@@ -16,9 +16,9 @@ from torch import nn
 from torch.export import Dim
 
 from resnext.preprocess import SETTINGS, CifarPreprocess, TenCrop, Torch7Preprocess, get_preprocess
-from tests.conftest import FIXTURES, SHARED
+from tests.helpers.recorded import FIXTURES, SHARED
 
-TINY = sorted((FIXTURES / "preprocess").glob("*.png"))
+IMAGES = sorted((FIXTURES / "preprocess").glob("*.png"))
 LARGE = SHARED.parent / "preprocess"
 LIMIT = 2e-6  # in units of pixel values from 0 to 1
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in SETTINGS["imagenet"])
@@ -86,7 +86,7 @@ def official(tensor, resize, crop):
     return image[:, top : top + crop, left : left + crop]
 
 
-@pytest.mark.parametrize("path", TINY, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
 def test_torch7s_own_output_on_tiny_images(path):
     with np.load(path.with_suffix(".npz")) as arrays:
         expected = {key: torch.from_numpy(arrays[key]) for key in arrays.files}

@@ -13,8 +13,8 @@ import resnext
 from resnext.architecture import Architecture
 from resnext.model import EXPANSION, ResNeXt, ResNeXtFeatures, block_width
 from resnext.zoo import ARCHITECTURES, get_architecture, parse_name
-from tests.conftest import relative_error
-from tests.resnext.conftest import NAME
+from tests.helpers.networks import relative_error
+from tests.helpers.pretrained import NAME
 
 
 @pytest.mark.parametrize(

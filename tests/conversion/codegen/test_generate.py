@@ -6,8 +6,8 @@ import subprocess
 import torch
 
 from conversion.codegen.generate import generate
-from tests.conversion.nets import Layer, Net, build, relu, seq, table
-from tests.conversion.test_convert_graph import converted, write
+from tests.helpers.commands import converted
+from tests.helpers.torch7_networks import Layer, Net, build, relu, seq, table, write
 
 
 def forward_of(capsys, tmp_path, root, shape):

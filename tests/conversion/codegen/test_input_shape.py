@@ -4,9 +4,8 @@ import numpy as np
 
 from conversion import graph, t7
 from conversion.codegen import input_shape
-from tests.conversion.edit import put
-from tests.conversion.nets import Layer, Longs, Net, average, pool, seq, view
-from tests.conversion.test_convert_graph import write
+from tests.helpers.torch7_networks import Layer, Longs, Net, average, pool, seq, view, write
+from tests.helpers.torch7_trees import put
 
 
 def infer(tmp_path, root):

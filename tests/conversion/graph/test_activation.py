@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conversion.nets import Layer, build, by_hand, refused
+from tests.helpers.torch7_networks import Layer, build, by_hand, refused
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*is deprecated")
 

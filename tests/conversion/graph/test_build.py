@@ -6,23 +6,17 @@ import pytest
 import torch
 
 from conversion import graph, t7
-from tests.conftest import FIXTURES, MODELS, SHARED, relative_error, torch7_output
-from tests.conversion.edit import append, find, make, make_list, put
-from tests.conversion.nets import Layer, Net, build, relu, seq, table
+from tests.helpers.networks import relative_error
+from tests.helpers.recorded import FIXTURES, LAYERS, MODELS, SHARED, torch7_output, torch_values
+from tests.helpers.torch7_networks import Layer, Net, build, relu, seq, table
+from tests.helpers.torch7_trees import append, find, make, make_list, put
 
-LAYERS = sorted((FIXTURES / "layers").glob("*.t7"))
 # What later classes of nn and other packages do, by Torch7. A few are among the fixtures.
 CLASSES = sorted((SHARED / "classes").glob("*.t7")) or sorted((FIXTURES / "classes").glob("*.t7"))
 NOT_RUN = {
     "BatchNormalization_single": ValueError, "SpatialBatchNormalization_single": ValueError,
     "SpatialFullConvolution_two_inputs": TypeError, "Squeeze_all_ones": RuntimeError,
 }  # fmt: skip
-
-
-def torch_values(value):
-    if isinstance(value, t7.Table):
-        return [torch_values(item) for item in value.as_list()]
-    return torch.from_numpy(value.numpy())
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import torch
 
 from conversion import graph, t7
 from conversion.codegen.generate import Trace
-from tests.conversion.edit import make_list, put
-from tests.conversion.graph.test_build import LAYERS, torch_values
+from tests.helpers.recorded import LAYERS, torch_values
+from tests.helpers.torch7_trees import make_list, put
 
 VALUES = [0, -1, 2**31, -(2**31), math.inf, math.nan, 1.5, "a string", True]
 WITHOUT_FIELDS = [

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.conversion.nets import Layer, Longs, by_hand, refused
+from tests.helpers.torch7_networks import Layer, Longs, by_hand, refused
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*is deprecated")
 

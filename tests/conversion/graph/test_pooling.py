@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conversion.nets import Layer, Net, build, by_hand, pool, refused
+from tests.helpers.torch7_networks import Layer, Net, build, by_hand, pool, refused
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*is deprecated")
 

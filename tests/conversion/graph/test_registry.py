@@ -7,8 +7,8 @@ import pytest
 
 from conversion import t7
 from conversion.graph.registry import BUILDERS
-from tests.conftest import FIXTURES
-from tests.conversion.nets import Layer, build
+from tests.helpers.recorded import FIXTURES
+from tests.helpers.torch7_networks import Layer, build
 
 SAME = {
     "cudnn.BatchNormalization": "nn.BatchNormalization",

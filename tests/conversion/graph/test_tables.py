@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.conversion.nets import Layer, build, by_hand, refused, seq, table
+from tests.helpers.torch7_networks import Layer, build, by_hand, refused, seq, table
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*is deprecated")
 

@@ -2,10 +2,6 @@ import pytest
 
 from conversion import mapping, t7
 
-BLOCK = "modules[4].modules[1].modules[1]"  # ConcatTable{branch, shortcut} of the first bottleneck
-BRANCH = f"{BLOCK}.modules[1]"
-SHORTCUT = f"{BLOCK}.modules[2]"
-
 
 @pytest.fixture
 def root(sample):

@@ -5,9 +5,9 @@ import torch
 
 from conversion import mapping, t7
 from resnext.architecture import Architecture
-from tests.conftest import MODELS, relative_error, torch7_output
-from tests.conversion.edit import find, put
-from tests.conversion.mapping.conftest import BRANCH
+from tests.helpers.networks import relative_error
+from tests.helpers.recorded import MODELS, torch7_output
+from tests.helpers.torch7_trees import BRANCH, find, put
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from conversion import mapping, t7, verify
-from tests.conversion.edit import append, find, make, make_list, put
-from tests.conversion.mapping.conftest import BLOCK, BRANCH, refused
-from tests.conversion.nets import dump
-from tests.conversion.resnexts import resnext
-from tests.conversion.t7.t7_writer import read
+from tests.conversion.mapping.conftest import refused
+from tests.helpers.torch7_networks import dump, resnext
+from tests.helpers.torch7_trees import BLOCK, BRANCH, append, find, make, make_list, put
+from tests.helpers.torch7_writer import read
 
 
 @pytest.fixture

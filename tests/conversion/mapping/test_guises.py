@@ -12,7 +12,8 @@ import torch
 
 from conversion import t7
 from conversion.build import ProofError, convert_and_prove
-from tests.conftest import FIXTURES, SHARED, relative_error
+from tests.helpers.networks import relative_error
+from tests.helpers.recorded import FIXTURES, SHARED
 
 GUISES = SHARED / "guises" if (SHARED / "guises").is_dir() else FIXTURES / "guises"
 

@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from conversion import mapping, t7, verify
-from tests.conversion.edit import append, find, make, make_list, put, remove
-from tests.conversion.mapping.conftest import BLOCK, BRANCH, SHORTCUT, refused
-from tests.conversion.nets import Longs, dump
-from tests.conversion.resnexts import resnext
-from tests.conversion.t7.t7_writer import read
+from tests.conversion.mapping.conftest import refused
+from tests.helpers.torch7_networks import Longs, dump, resnext
+from tests.helpers.torch7_trees import BLOCK, BRANCH, SHORTCUT, append, find, make, make_list, put, remove
+from tests.helpers.torch7_writer import read
 
 
 def same_weights(root, sample):

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from conversion import mapping, t7, verify
-from tests.conversion.edit import find, put, remove
-from tests.conversion.mapping.conftest import BRANCH, SHORTCUT, refused
-from tests.conversion.rewrite import Rewriter
-from tests.conversion.t7.t7_writer import ENCODINGS
+from tests.conversion.mapping.conftest import refused
+from tests.helpers.torch7_trees import BRANCH, SHORTCUT, Rewriter, find, put, remove
+from tests.helpers.torch7_writer import ENCODINGS
 
 BATCH_NORM = "nn.SpatialBatchNormalization"
 

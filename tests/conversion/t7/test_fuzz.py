@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from conversion import t7
-from tests.conftest import FIXTURES
-from tests.conversion.t7.t7_writer import write
+from tests.helpers.recorded import FIXTURES
+from tests.helpers.torch7_writer import write
 
 VARIANTS = sorted((FIXTURES / "variants").glob("*.t7"))
 EXTREMES = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 255, -1, -2, 2**31 - 1, -(2**31), 2**32, 2**40, 2**63 - 1, -(2**63)]

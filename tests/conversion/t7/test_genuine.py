@@ -7,7 +7,7 @@ import pytest
 import torchfile
 
 from conversion.t7 import LuaFunction, Storage, Table, Tensor, TorchObject, load
-from tests.conftest import FIXTURES
+from tests.helpers.recorded import FIXTURES
 
 VARIANTS = FIXTURES / "variants"
 

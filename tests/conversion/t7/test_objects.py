@@ -11,8 +11,8 @@ import pytest
 
 from conversion import t7
 from conversion.t7.objects import Source
-from tests.conftest import FIXTURES
-from tests.conversion.t7.t7_writer import ENCODINGS, FUNCTION, TABLE, TORCH, AsciiWriter, Writer, read, refusal, write
+from tests.helpers.recorded import FIXTURES
+from tests.helpers.torch7_writer import ENCODINGS, FUNCTION, TABLE, TORCH, AsciiWriter, Writer, read, refusal, write
 
 VARIANTS = FIXTURES / "variants"
 W, A = Writer(), AsciiWriter()

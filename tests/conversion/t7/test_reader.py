@@ -14,8 +14,8 @@ import pytest
 from conversion import t7
 from conversion.t7 import LuaFunction, Storage, Table, Tensor, TorchObject, reader
 from conversion.t7.objects import Source
-from tests.conftest import FIXTURES, ROOT
-from tests.conversion.t7.t7_writer import (
+from tests.helpers.recorded import FIXTURES, ROOT
+from tests.helpers.torch7_writer import (
     DTYPES,
     ENCODINGS,
     FUNCTION,

@@ -14,9 +14,16 @@ from resnext.classes import class_names, wordnet_ids
 from resnext.evaluation.run import Processes
 from resnext.model import ResNeXt
 from resnext.preprocess import get_preprocess
-from tests.resnext.evaluation.conftest import CIFAR_NAMES
-from tests.resnext.evaluation.labelled import LabelledSet, evaluate, read_report
-from tests.resnext.evaluation.runs import kill_in_the_middle, replace_keep, start, written
+from tests.helpers.evaluation import (
+    CIFAR_NAMES,
+    LabelledSet,
+    evaluate,
+    kill_in_the_middle,
+    read_report,
+    replace_keep,
+    start,
+    written,
+)
 
 
 def test_errors_are_those_that_were_made(cifar, tmp_path, capsys):

@@ -8,20 +8,15 @@ import safetensors
 
 from resnext.__main__ import main
 from resnext.export.formats import FORMATS, Format
-from tests.resnext.conftest import NAME
+from tests.helpers import commands
+from tests.helpers.pretrained import NAME
 
 
 def refused(capsys, *arguments, status=2):
     """What the command says when it refuses."""
-    try:
-        got = main(["export", *map(str, arguments)])
-    except SystemExit as exit:
-        got = exit.code
-    captured = capsys.readouterr()
-    assert (got, captured.out) == (status, "")
-    assert captured.err.startswith("resnext: ")
-    assert captured.err.count("\n") == 1
-    return captured.err.removeprefix("resnext: ")
+    error = commands.refused(capsys, main, "export", *arguments, status=status)
+    assert error.startswith("resnext: ")
+    return error.removeprefix("resnext: ")
 
 
 def test_what_is_printed_and_written(built, tmp_path, capfd):

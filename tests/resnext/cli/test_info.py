@@ -7,7 +7,7 @@ import pytest
 
 from resnext.__main__ import main
 from resnext.zoo import ARCHITECTURES
-from tests.conftest import ROOT
+from tests.helpers.recorded import ROOT
 
 
 def test_info_lists_every_network(capsys):

@@ -12,18 +12,8 @@ import resnext
 from resnext.classes import class_names
 from resnext.cli import plot, predict
 from resnext.explain import class_activation_map
-from tests.conftest import FIXTURES
-from tests.resnext.cli.prediction import make_photos, make_weights, refused, run
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return make_weights(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture
-def photos(tmp_path):
-    return make_photos(tmp_path / "photos")
+from tests.helpers.commands import not_predicted, predicted
+from tests.helpers.recorded import FIXTURES
 
 
 def test_plot(capsys, photos, weights, tmp_path, monkeypatch):
@@ -32,7 +22,7 @@ def test_plot(capsys, photos, weights, tmp_path, monkeypatch):
     target.write_bytes(b"an older one")
     heights = []
     for count in (1, 4):
-        run(capsys, *sorted(photos.iterdir())[:count], "--weights", weights["imagenet"], "--plot", target)
+        predicted(capsys, *sorted(photos.iterdir())[:count], "--weights", weights["imagenet"], "--plot", target)
         with Image.open(target) as image:
             image.load()
         assert image.format == "PNG"
@@ -107,7 +97,7 @@ def test_what_is_drawn_of_each_row():
 
 
 def test_the_plot_with_fewer_classes_than_bars(capsys, photos, weights, tmp_path):
-    run(capsys, photos, "--weights", weights["three"], "--top", 1, "--plot", tmp_path / "plot.PNG")
+    predicted(capsys, photos, "--weights", weights["three"], "--top", 1, "--plot", tmp_path / "plot.PNG")
     assert (tmp_path / "plot.PNG").read_bytes().startswith(b"\x89PNG")
 
 
@@ -120,14 +110,14 @@ def test_where_the_plot_cannot_go(capsys, photos, tmp_path, name, message):
     (tmp_path / "taken.png").mkdir()
     before = (photos / "1.png").read_bytes()
     options = ("--weights", tmp_path / "absent.pth", "--plot", tmp_path / name)  # refused before any work
-    assert message in refused(capsys, photos, *options)
-    assert message in refused(capsys, (photos / "1.png").as_uri(), *options)
+    assert message in not_predicted(capsys, photos, *options)
+    assert message in not_predicted(capsys, (photos / "1.png").as_uri(), *options)
     assert (photos / "1.png").read_bytes() == before
 
 
 def test_the_plot_in_a_folder_that_may_not_be_written_to(capsys, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # root may write anywhere
-    assert "cannot be written" in refused(capsys, photos, "--plot", tmp_path / "plot.png")
+    assert "cannot be written" in not_predicted(capsys, photos, "--plot", tmp_path / "plot.png")
 
 
 def test_a_plot_that_fails_leaves_the_older_one(tmp_path):
@@ -140,7 +130,7 @@ def test_a_plot_that_fails_leaves_the_older_one(tmp_path):
 def test_too_many_images_for_a_plot(capsys, photos, tmp_path):
     for number in range(4, plot.MAX_ROWS + 1):
         (photos / f"{number}.png").touch()
-    error = refused(capsys, photos, "--plot", tmp_path / "plot.png")
+    error = not_predicted(capsys, photos, "--plot", tmp_path / "plot.png")
     assert f"expected at most {plot.MAX_ROWS} images, got {plot.MAX_ROWS + 1}" in error
     with pytest.raises(ValueError, match="0 rows; expected 1 to"):
         plot.render([])
@@ -148,7 +138,7 @@ def test_too_many_images_for_a_plot(capsys, photos, tmp_path):
 
 def test_a_plot_needs_matplotlib(capsys, photos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    error = refused(capsys, photos, "--weights", tmp_path / "absent.pth", "--plot", tmp_path / "plot.png")
+    error = not_predicted(capsys, photos, "--weights", tmp_path / "absent.pth", "--plot", tmp_path / "plot.png")
     assert error == "resnext: argument --plot: needs matplotlib: pip install matplotlib\n"
 
 

@@ -19,18 +19,9 @@ from resnext.__main__ import main
 from resnext.classes import class_names, wordnet_ids
 from resnext.cli import predict
 from resnext.cli.command_line import Parser
-from tests.conftest import ROOT
-from tests.resnext.cli.prediction import SIZES, make_photos, make_weights, refused, run
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return make_weights(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture
-def photos(tmp_path):
-    return make_photos(tmp_path / "photos")
+from tests.helpers.commands import not_predicted, predicted
+from tests.helpers.pictures import SIZES
+from tests.helpers.recorded import ROOT
 
 
 def expected(weights, path, top):
@@ -43,7 +34,7 @@ def expected(weights, path, top):
 
 @pytest.mark.parametrize("data_set", ["cifar10", "imagenet"])
 def test_json(capsys, photos, weights, data_set):
-    out, error = run(capsys, photos, "--weights", weights[data_set], "--json", "--top", 3)
+    out, error = predicted(capsys, photos, "--weights", weights[data_set], "--json", "--top", 3)
     assert error == ""
     document = json.loads(out)
     assert [entry["image"] for entry in document] == [str(photos / f"{number}.png") for number in range(len(SIZES))]
@@ -61,7 +52,7 @@ def test_json(capsys, photos, weights, data_set):
 
 def test_text(capsys, photos, weights):
     path = photos / "1.png"
-    out, _ = run(capsys, path, "--weights", weights["imagenet"])
+    out, _ = predicted(capsys, path, "--weights", weights["imagenet"])
     first, *lines = out.splitlines()
     assert first == str(path)
     assert [line.split(maxsplit=3) for line in lines] == [
@@ -73,9 +64,11 @@ def test_text(capsys, photos, weights):
 def test_a_network_of_other_classes(capsys, photos, weights):
     options = (photos / "1.png", "--weights", weights["three"])
     for top in ((), ("--top", 3)):  # by default all, where there are fewer than five
-        out, _ = run(capsys, *options, *top)
+        out, _ = predicted(capsys, *options, *top)
         assert sorted(line.partition("%  ")[2] for line in out.splitlines()[1:]) == ["class 0", "class 1", "class 2"]
-    assert "argument --top: expected at most the network's 3 classes, got 5" in refused(capsys, *options, "--top", 5)
+    assert "argument --top: expected at most the network's 3 classes, got 5" in not_predicted(
+        capsys, *options, "--top", 5
+    )
 
 
 def test_grey_and_transparent_images_and_what_is_named_as_url(capsys, photos, weights, site):
@@ -84,7 +77,7 @@ def test_grey_and_transparent_images_and_what_is_named_as_url(capsys, photos, we
     colour.convert("RGBA").save(photos / "alpha.png")
     site.files["1.png"] = (photos / "1.png").read_bytes()
     names = [photos / "grey.png", photos / "alpha.png", (photos / "1.png").as_uri(), f"{site.url}/1.png"]
-    out, _ = run(capsys, *names, "--weights", weights["cifar10"], "--json")
+    out, _ = predicted(capsys, *names, "--weights", weights["cifar10"], "--json")
     grey, *others = json.loads(out)
     assert [best["class"] for best in grey["predictions"]] == [
         index for index, _ in expected(weights["cifar10"], photos / "grey.png", 5)
@@ -132,7 +125,7 @@ def test_any_file_name(capsys, photos, weights, monkeypatch):
     for name in names:
         (photos / name).write_bytes(data)
     paths, options = [photos / name for name in names], ("--weights", weights["cifar10"])
-    out, error = run(capsys, *paths, *options, "--json", "--plot", photos / "plot.png")
+    out, error = predicted(capsys, *paths, *options, "--json", "--plot", photos / "plot.png")
     assert [entry["image"] for entry in json.loads(out)] == list(map(str, paths))
     assert error == ""
     stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
@@ -144,24 +137,28 @@ def test_any_file_name(capsys, photos, weights, monkeypatch):
 
 def test_top(capsys, photos, weights):
     options = (photos / "1.png", "--weights", weights["cifar10"], "--top")
-    assert "expected at most the network's 10 classes, got 11" in refused(capsys, *options, 11)
+    assert "expected at most the network's 10 classes, got 11" in not_predicted(capsys, *options, 11)
     for wrong in (0, -1, "five", 1.5):
-        assert f"argument --top: expected a whole number from 1 up, got {wrong}" in refused(capsys, *options, wrong)
-    out, _ = run(capsys, *options, 10)
+        assert f"argument --top: expected a whole number from 1 up, got {wrong}" in not_predicted(
+            capsys, *options, wrong
+        )
+    out, _ = predicted(capsys, *options, 10)
     assert len(out.splitlines()) == 11
 
 
 def test_other_refusals(capsys, photos, weights, tmp_path, monkeypatch):
-    assert "unknown architecture 'resnet'" in refused(capsys, photos, "--arch", "resnet")
-    assert f"{tmp_path / 'no.pth'}: cannot be read" in refused(capsys, photos, "--weights", tmp_path / "no.pth")
-    assert "the network takes images of 1 channels; expected 3" in refused(capsys, photos, "--weights", weights["grey"])
+    assert "unknown architecture 'resnet'" in not_predicted(capsys, photos, "--arch", "resnet")
+    assert f"{tmp_path / 'no.pth'}: cannot be read" in not_predicted(capsys, photos, "--weights", tmp_path / "no.pth")
+    assert "the network takes images of 1 channels; expected 3" in not_predicted(
+        capsys, photos, "--weights", weights["grey"]
+    )
     state_dict = torch.load(weights["cifar10"])
     state_dict["fc.weight"].fill_(3e38)  # the sums overflow
     torch.save(state_dict, tmp_path / "huge.pth")
-    error = refused(capsys, photos, "--weights", tmp_path / "huge.pth")
+    error = not_predicted(capsys, photos, "--weights", tmp_path / "huge.pth")
     assert f"no finite logits for {photos / '0.png'}" in error
     monkeypatch.setitem(sys.modules, "PIL", None)
-    assert "predict needs pillow: pip install pillow" in refused(capsys, photos, "--weights", weights["cifar10"])
+    assert "predict needs pillow: pip install pillow" in not_predicted(capsys, photos, "--weights", weights["cifar10"])
 
 
 def test_progress_bar_on_a_terminal_and_json_beside_it(photos, weights, tmp_path):
@@ -186,7 +183,7 @@ def test_progress_bar_on_a_terminal_and_json_beside_it(photos, weights, tmp_path
 def test_bad_images_are_named_and_skipped(capsys, photos, weights, tmp_path):
     (photos / "bad.png").write_bytes(b"not a picture")
     arguments = [photos, tmp_path / "absent.png", "--weights", weights["cifar10"], "--json"]
-    out, error = run(capsys, *arguments, status=1)
+    out, error = predicted(capsys, *arguments, status=1)
     *images, bad, absent = json.loads(out)  # each in its place
     assert [entry["image"] for entry in images] == [str(photos / f"{number}.png") for number in range(len(SIZES))]
     assert set(bad) == {"image", "error"}
@@ -200,7 +197,7 @@ def test_bad_images_are_named_and_skipped(capsys, photos, weights, tmp_path):
 def test_an_image_that_cannot_be_preprocessed(capsys, photos, weights):
     """Pillow reads it, and its values have no range that could be known."""
     Image.fromarray(np.full((32, 32), -7, np.int32)).save(photos / "signed.tiff")
-    out, error = run(capsys, photos, "--weights", weights["cifar10"], status=1)
+    out, error = predicted(capsys, photos, "--weights", weights["cifar10"], status=1)
     assert error.startswith(f"resnext: skipped {photos / 'signed.tiff'}: ")
     assert error.count("\n") == 1
     assert "signed.tiff" not in out
@@ -208,7 +205,7 @@ def test_an_image_that_cannot_be_preprocessed(capsys, photos, weights):
 
 def test_a_skipped_image_stays_in_its_place(capsys, photos, weights):
     (photos / "1bad.png").write_bytes(b"not a picture")  # between two that go through the network together
-    out, _ = run(capsys, photos, "--weights", weights["cifar10"], "--json", status=1)
+    out, _ = predicted(capsys, photos, "--weights", weights["cifar10"], "--json", status=1)
     document = json.loads(out)
     assert [os.path.basename(entry["image"]) for entry in document] == ["0.png", "1.png", "1bad.png", "2.png", "3.png"]
     assert ["error" in entry for entry in document] == [False, False, True, False, False]
@@ -216,12 +213,12 @@ def test_a_skipped_image_stays_in_its_place(capsys, photos, weights):
 
 def test_images_too_large_for_a_network_that_does_not_resize(capsys, photos, weights):
     Image.new("L", (1024, 1025)).save(photos / "large.png")
-    _, error = run(capsys, photos, "--weights", weights["cifar10"], status=1)
+    _, error = predicted(capsys, photos, "--weights", weights["cifar10"], status=1)
     assert error == (
         f"resnext: skipped {photos / 'large.png'}: 1024 x 1025 pixels, which this network takes as they are; expected "
         "at most 1,048,576 (it was trained on 32 x 32): resize the image first\n"
     )
-    run(capsys, photos, "--weights", weights["imagenet"])
+    predicted(capsys, photos, "--weights", weights["imagenet"])
 
 
 @pytest.mark.parametrize("stage", ["forward_features", "preprocess"])
@@ -240,7 +237,7 @@ def test_too_little_memory(capsys, photos, weights, monkeypatch, stage, error):
         return forward(self, image)
 
     monkeypatch.setattr(owner, name, small)
-    out, said = run(capsys, photos, "--weights", weights["cifar10"], "--json", status=1)
+    out, said = predicted(capsys, photos, "--weights", weights["cifar10"], "--json", status=1)
     assert [entry.get("error") for entry in json.loads(out)] == [
         *[None] * 3,
         "this machine's memory is too small for the network at 64 x 48 pixels"
@@ -263,13 +260,15 @@ def test_other_errors_are_not_taken_for_too_little_memory(capsys, photos, weight
 
 def test_nothing_that_can_be_used(capsys, tmp_path, weights):
     (tmp_path / "bad.png").write_bytes(b"not a picture")
-    out, error = run(capsys, tmp_path / "bad.png", tmp_path / "absent.png", "--weights", weights["cifar10"], status=2)
+    out, error = predicted(
+        capsys, tmp_path / "bad.png", tmp_path / "absent.png", "--weights", weights["cifar10"], status=2
+    )
     assert out == ""
     assert error.count("resnext: skipped ") == error.count("\n") == 2
-    out, _ = run(capsys, tmp_path / "bad.png", "--weights", weights["cifar10"], "--json", status=2)
+    out, _ = predicted(capsys, tmp_path / "bad.png", "--weights", weights["cifar10"], "--json", status=2)
     assert [set(entry) for entry in json.loads(out)] == [{"image", "error"}]
     absent = tmp_path / "absent.pth"  # loading it would fail
-    out, _ = run(capsys, tmp_path / "absent.png", "--weights", absent, "--json", status=2)
+    out, _ = predicted(capsys, tmp_path / "absent.png", "--weights", absent, "--json", status=2)
     assert json.loads(out) == [{"image": str(tmp_path / "absent.png"), "error": "no such file or folder"}]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 import resnext
 from resnext.__main__ import main
-from tests.resnext.conftest import NAME, T7
+from tests.helpers.pretrained import NAME, T7
 
 
 def weights(capsys, *options):

@@ -6,7 +6,7 @@ import pytest
 
 from resnext.evaluation import DataError
 from resnext.evaluation.counts import Counts, Errors, PartialCounts, Unreadable, reported_error, wilson_interval
-from tests.resnext.evaluation.runs import fork
+from tests.helpers.evaluation import fork
 
 
 def test_the_first_five_are_all_where_there_are_no_more():

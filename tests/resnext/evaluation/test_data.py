@@ -18,9 +18,8 @@ from resnext.evaluation import DataError
 from resnext.evaluation.data import Folder, Outputs, Tars, load, match_folders, match_label, open_data, read_tar
 from resnext.images import EXTENSIONS, MAX_IMAGE_FILE
 from resnext.preprocess import get_preprocess
-from tests.pictures import encoded, make_images
-from tests.resnext.evaluation.conftest import CIFAR_NAMES
-from tests.resnext.evaluation.labelled import LabelledSet, evaluate, read_report
+from tests.helpers.evaluation import CIFAR_NAMES, LabelledSet, evaluate, read_report
+from tests.helpers.pictures import encoded, make_images
 
 TEN = Outputs.of("cifar10", 10)
 IMAGENET = Outputs.of("imagenet", 1000)

@@ -13,9 +13,9 @@ import torch
 from resnext.evaluation.counts import Counts, Errors
 from resnext.evaluation.run import logits_of, ranks, thread_pool
 from resnext.model import ResNeXt
-from tests.conftest import ROOT, randomize, relative_error
-from tests.resnext.evaluation.labelled import read_report
-from tests.resnext.evaluation.runs import kill_after, replace_keep, start, written
+from tests.helpers.evaluation import kill_after, read_report, replace_keep, start, written
+from tests.helpers.networks import randomize, relative_error
+from tests.helpers.recorded import ROOT
 
 
 def test_rank_of_the_right_class():

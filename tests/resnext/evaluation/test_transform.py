@@ -7,8 +7,8 @@ import torch
 
 from resnext.evaluation.transform import TorchvisionPreprocess
 from resnext.preprocess import get_preprocess
-from tests.pictures import make_images
-from tests.resnext.evaluation.labelled import LabelledSet, read_report
+from tests.helpers.evaluation import LabelledSet, read_report
+from tests.helpers.pictures import make_images
 
 
 @pytest.mark.parametrize(

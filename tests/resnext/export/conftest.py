@@ -1,17 +1,17 @@
 import pytest
 import torch
 
-from tests.resnext.export.networks import CIFAR, IMAGENET, build
+from tests.helpers.networks import TINY_IMAGENET, build
 
 
 @pytest.fixture(scope="module")
 def model():
-    return build(CIFAR)
+    return build()
 
 
 @pytest.fixture(scope="module")
 def imagenet():
-    return build(IMAGENET)
+    return build(TINY_IMAGENET)
 
 
 @pytest.fixture

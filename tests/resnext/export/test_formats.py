@@ -12,8 +12,7 @@ import torch
 from resnext.export import export
 from resnext.inference.optimize import TOLERANCE
 from resnext.preprocess import get_preprocess
-from tests.conftest import relative_error
-from tests.resnext.export.networks import CIFAR, build
+from tests.helpers.networks import build, relative_error
 
 
 def expected(model, images):
@@ -81,7 +80,7 @@ def test_pt2(model, tmp_path, dynamic, precision):
 @pytest.mark.parametrize("form", ["A", "C"])
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_safetensors(tmp_path, form, precision, dtype):
-    model = build(CIFAR, form=form)
+    model = build(form=form)
     report = export(model, tmp_path / "a.safetensors", "safetensors", precision=precision)
     with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as file:
         assert list(file.metadata()) == ["record"]

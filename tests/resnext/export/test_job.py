@@ -16,14 +16,13 @@ from resnext.export import ExportError, export
 from resnext.export.formats import FORMATS, Format
 from resnext.inference.optimize import TOLERANCE
 from resnext.weights.files import tensor_digest
-from tests.conftest import randomize
-from tests.resnext.export.networks import CIFAR, build
+from tests.helpers.networks import TINY, build, randomize
 
 
 def test_metadata(model, tmp_path):
     report = export(model, tmp_path / "a.pt", "torchscript", precision="fp16")
     assert report.metadata == {
-        "architecture": "resnext11_2x4d",
+        "architecture": "resnext11_4x8d",
         "form": "C",
         "num_classes": "10",
         "tensor_digest": tensor_digest(model.state_dict()),
@@ -63,7 +62,7 @@ def test_the_preprocessing_of_imagenet_is_described(imagenet, tmp_path):
 
 @pytest.mark.parametrize("form", "ABC")
 def test_the_form_is_that_of_the_weights_inside(tmp_path, form):
-    model = build(CIFAR, form=form)
+    model = build(form=form)
     assert export(model, tmp_path / "a.pt2", "pt2").metadata["form"] == "C"
     assert export(model, tmp_path / "a.safetensors", "safetensors").metadata["form"] == form
 
@@ -81,7 +80,7 @@ def test_a_sidecar_that_makes_no_sense_says_nothing(model, weights, tmp_path, si
 
 
 def test_the_model_stays_as_it_is(tmp_path):
-    model = build(CIFAR).half().train()
+    model = build().half().train()
     calls = []
     model.fc.register_forward_hook(lambda *_: calls.append(1))
     before = copy.deepcopy(model.state_dict())
@@ -152,7 +151,7 @@ def test_networks_that_cannot_be_exported(tmp_path):
     with pytest.raises(ValueError, match="with_preprocess gives 3 channels, but this network takes 1"):
         export(grey, tmp_path / "a.onnx", "onnx", with_preprocess=True)
     with pytest.raises(TypeError, match="ResNeXtFeatures"):
-        export(CIFAR.build(features_only=True), tmp_path / "a.onnx", "onnx")
+        export(TINY.build(features_only=True), tmp_path / "a.onnx", "onnx")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,9 +13,9 @@ from torch import nn
 from resnext.architecture import Architecture
 from resnext.export import export
 from resnext.inference import aoti, processor
-from tests.conftest import randomize, relative_error
+from tests.helpers.networks import randomize, relative_error
 
-TINY = Architecture((1, 1, 1), cardinality=1, base_width=4, stem="cifar", num_classes=3)
+SMALLEST = Architecture((1, 1, 1), cardinality=1, base_width=4, stem="cifar", num_classes=3)
 METADATA = {"architecture": "a", "precision": "fp32", "input_dtype": "float32", "input_shape": "1 x 1"}
 
 
@@ -163,7 +163,7 @@ def test_a_package_that_torch_cannot_load(saved, tmp_path, error):
 def compiled(tmp_path_factory):
     """The one network that is compiled here: the model, the folder, and what the export reported."""
     torch.manual_seed(0)
-    model = randomize(TINY.build())
+    model = randomize(SMALLEST.build())
     folder, before = tmp_path_factory.mktemp("aoti"), torch.hub.get_dir()
     torch.hub.set_dir(folder / "hub")
     report = export(model, folder / "a.pt2", "aoti", batch_size=2)

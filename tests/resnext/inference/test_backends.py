@@ -12,8 +12,7 @@ import torch
 from resnext.inference import backends
 from resnext.inference.backends import find_compiler, plain_arithmetic, run_by
 from resnext.inference.optimize import optimize, prepare
-from tests.conftest import relative_error
-from tests.resnext.inference.conftest import LIMITS, images, logits
+from tests.helpers.networks import images, logits, relative_error
 
 on_x86 = pytest.mark.skipif(
     not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="torch has oneDNN Graph only for x86"
@@ -83,7 +82,7 @@ assert "torch._inductor.cpp_builder" not in sys.modules
 @on_x86
 def test_the_graph_in_bf16(model):
     result = optimize(model, images(4), "bf16", "onednn")
-    assert 1e-5 < relative_error(result(images(4)), logits(model, images(4))) < LIMITS["bf16"]
+    assert 1e-5 < relative_error(result(images(4)), logits(model, images(4))) < 2e-2
 
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("onednn", marks=on_x86)])

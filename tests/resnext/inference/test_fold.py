@@ -10,8 +10,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 import resnext
 from resnext.inference.fold import allowed_error, check_model, fold
 from resnext.inference.optimize import optimize
-from tests.conftest import randomize, relative_error
-from tests.resnext.inference.conftest import images, logits, tiny
+from tests.helpers.networks import build, images, logits, randomize, relative_error
 
 
 class NoEps(nn.Module):
@@ -48,13 +47,13 @@ NORMS = {
 
 @pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
 def test_norms(norm):
-    model = tiny(norm_layer=norm)
+    model = build(norm_layer=norm).eval()
     assert relative_error(optimize(model, images(2), backend="eager")(images(2)), logits(model, images(2))) < 1e-5
 
 
 @pytest.mark.parametrize("eps", [1e-5, 0.1])
 def test_frozen_batch_norm_of_torchvision(torchvision, eps):
-    model = tiny(norm_layer=lambda channels: torchvision.ops.FrozenBatchNorm2d(channels, eps))
+    model = build(norm_layer=lambda channels: torchvision.ops.FrozenBatchNorm2d(channels, eps)).eval()
     assert relative_error(optimize(model, images(2), backend="eager")(images(2)), logits(model, images(2))) < 1e-5
 
 
@@ -79,7 +78,7 @@ def test_norms_without_statistics_are_refused(norm):
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_weights_that_are_computed_are_refused(compute):
-    model = tiny()
+    model = build().eval()
     compute(model.layer2[0].conv2)
     before = copy.deepcopy(list(model.buffers()))
     with pytest.raises(ValueError, match=r"^layer2\.0\.conv2 is pruned or parametrised.*make them permanent first"):
@@ -88,7 +87,7 @@ def test_weights_that_are_computed_are_refused(compute):
 
 
 def test_they_run_once_they_are_permanent():
-    model = tiny()
+    model = build().eval()
     prune.l1_unstructured(model.layer2[0].conv2, "weight", 0.5)
     prune.random_unstructured(model.fc, "bias", 0.5)
     with pytest.raises(ValueError, match=r"^layer2\.0\.conv2 is pruned"):
@@ -105,7 +104,7 @@ def test_other_networks_are_refused():
     features = resnext.create("resnext29_8x64d_typeC", features_only=True)
     with pytest.raises(TypeError, match="got ResNeXtFeatures"):
         fold(features, x)
-    altered = tiny()
+    altered = build().eval()
     altered.layer2[0].relu = nn.LeakyReLU()
     with pytest.raises(ValueError, match="folded network differs from the given one by"):
         fold(altered, x)
@@ -117,7 +116,7 @@ def test_other_networks_are_refused():
 def test_a_network_that_magnifies_rounding_is_held_against_itself(model):
     assert allowed_error(model, images(1), torch.bfloat16, 0.5) == 0.5
     assert 1e-4 < allowed_error(model, images(1), torch.bfloat16, 0.0) < 0.1
-    wild = randomize(tiny(), seed=3)
+    wild = randomize(build().eval(), seed=3)
     with torch.no_grad():
         wild.fc.bias.copy_(-logits(wild, images(1))[0])  # what is left of the logits is rounding, and little else
     assert optimize(wild, images(1), "bf16", "eager").precision == "bf16"

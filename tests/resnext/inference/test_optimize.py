@@ -12,8 +12,9 @@ from torch._subclasses import FakeTensorMode
 import resnext
 from resnext.inference import optimize as optimizing
 from resnext.inference.optimize import OptimizedResNeXt, optimize, piece_sizes, prepare
-from tests.conftest import randomize, relative_error
-from tests.resnext.inference.conftest import LIMITS, images, logits, tiny
+from tests.helpers.networks import build, images, logits, randomize, relative_error
+
+LIMITS = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_precisions(model, precision, onednn):
 
 @pytest.mark.parametrize("form", ["A", "B"])
 def test_other_forms(form):
-    model = tiny(form=form)
+    model = build(form=form).eval()
     assert relative_error(optimize(model, images(2), backend="eager")(images(2)), logits(model, images(2))) < 1e-5
 
 
@@ -69,7 +70,7 @@ def test_options_of_the_network(options):
 
 
 def test_the_network_stays_as_it_is():
-    model = tiny().train()
+    model = build().train()
     calls = []
     model.layer1.register_forward_hook(lambda *_: calls.append(1))
     model.fc.register_forward_pre_hook(lambda *_: calls.append(1))
@@ -86,7 +87,7 @@ def test_the_network_stays_as_it_is():
 
 
 def test_it_stays_as_it_is_when_the_network_changes(model):
-    changed = tiny()
+    changed = build().eval()
     result = optimize(changed, images(2), backend="eager")
     with torch.no_grad():
         for parameter in changed.parameters():
@@ -139,7 +140,7 @@ def test_same_top1_in_bf16(model):
         ({"example_inputs": images(1) / 0}, ValueError, "not finite"),
         ({"model": nn.Linear(1, 1)}, TypeError, "expected a resnext.ResNeXt .*got Linear"),
         ({"model": None}, TypeError, "got NoneType"),
-        ({"model": tiny().to("meta")}, ValueError, "has no weights"),
+        ({"model": build().eval().to("meta")}, ValueError, "has no weights"),
     ],
 )
 def test_refused(model, arguments, error, message):

@@ -7,8 +7,7 @@ import torch
 
 from resnext.inference.optimize import optimize
 from resnext.inference.private_torch import compile_package, onednn_computes_in, open_package
-from tests.conftest import relative_error
-from tests.resnext.inference.conftest import images, logits
+from tests.helpers.networks import images, logits, relative_error
 
 
 def test_without_packed_weights(model, monkeypatch):

@@ -11,7 +11,7 @@ from resnext.export import export
 from resnext.inference import processor
 from resnext.inference.optimize import optimize
 from resnext.inference.processor import CAP, VARIABLE, ProcessorError, check_low_precision, rule_out_amx
-from tests.resnext.inference.conftest import images
+from tests.helpers.networks import images
 
 ILL = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
 NEVER = "raise SystemExit('it was tried')"

@@ -11,8 +11,8 @@ import torch
 import resnext
 from resnext import zoo
 from resnext.architecture import Architecture
-from tests.conftest import randomize, relative_error
-from tests.resnext.conftest import NAME, TINY, assert_right
+from tests.helpers.networks import TINY, randomize, relative_error
+from tests.helpers.pretrained import NAME, assert_right
 
 MODULE = "resnext.integrations.timm"
 SMALL = "resnext17_2x4d"  # four stages of one bottleneck, but for the second, which has two

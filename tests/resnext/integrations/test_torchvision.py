@@ -14,8 +14,8 @@ from resnext import zoo
 from resnext.architecture import Architecture
 from resnext.classes import class_names
 from resnext.preprocess import get_preprocess
-from tests.conftest import randomize, relative_error
-from tests.resnext.conftest import NAME, assert_right
+from tests.helpers.networks import randomize, relative_error
+from tests.helpers.pretrained import NAME, assert_right
 
 MODULE = "resnext.integrations.torchvision"
 SMALL = "resnext14_2x4d"  # four stages of one bottleneck

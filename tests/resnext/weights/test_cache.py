@@ -11,7 +11,7 @@ import resnext
 from conversion import build
 from resnext.weights import cache, records
 from resnext.weights.cache import find_cached, read_digest, verify_cached
-from tests.resnext.conftest import NAME, T7, assert_right, refused, use_records
+from tests.helpers.pretrained import NAME, T7, assert_right, refused, use_records
 
 NOTE = f"{NAME}.verified.json"
 

@@ -9,7 +9,7 @@ import torch
 import resnext
 from resnext.weights import door
 from resnext.weights.files import WeightsError, read_state_dict
-from tests.resnext.conftest import assert_right
+from tests.helpers.pretrained import assert_right
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from resnext.weights.download import (
     reason,
 )
 from resnext.weights.files import WeightsError
-from tests.resnext.site import answer, status, stream
+from tests.helpers.server import answer, status, stream
 
 BODY = b"PK\3\4" + random.Random(0).randbytes(3 * 2**20 + 17)
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -21,8 +21,8 @@ from torch.utils import serialization
 
 import resnext
 from resnext.weights.files import WeightsError, read_state_dict, tensor_digest
-from tests.conftest import FIXTURES, relative_error, torch7_output
-from tests.resnext.conftest import TINY
+from tests.helpers.networks import TINY, relative_error
+from tests.helpers.recorded import FIXTURES, torch7_output
 
 
 def same(found, expected):

@@ -9,11 +9,10 @@ import torch
 
 from resnext.architecture import Architecture
 from resnext.weights.layouts import LayoutError, find_weights, read_layout
-from tests.conftest import ROOT
+from tests.helpers.recorded import ROOT
 
-LAYOUTS = (
-    ROOT.parent / "shared" / "layouts"
-)  # keys and shapes of ports, with a renaming that was checked by running both
+# Keys and shapes of ports, with a renaming that was checked by running both.
+LAYOUTS = ROOT.parent / "shared" / "layouts"
 OTHER_NETWORKS = {
     "kuangliu_resnext29_8x64d_dataparallel": "it starts with module.conv1.weight (64, 3, 1, 1)",
     "qubvel_resnext50_32x4d": "bn_data",

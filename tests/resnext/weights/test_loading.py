@@ -9,7 +9,8 @@ from torch import nn
 import resnext
 from resnext.architecture import Architecture
 from resnext.weights.files import WeightsError
-from tests.resnext.conftest import TINY, assert_right
+from tests.helpers.networks import TINY
+from tests.helpers.pretrained import assert_right
 
 
 def refused(weights, *parts, load=resnext.from_checkpoint):

@@ -20,9 +20,10 @@ from resnext.weights import records
 from resnext.weights.cache import verify_cached
 from resnext.weights.download import sha256_of
 from resnext.weights.pretrained import fetch, resolve_pretrained
-from tests.conftest import ROOT, relative_error, torch7_output
-from tests.resnext.conftest import NAME, T7, assert_right, refused, use_records
-from tests.resnext.site import answer
+from tests.helpers.networks import relative_error
+from tests.helpers.pretrained import NAME, T7, assert_right, refused, use_records
+from tests.helpers.recorded import ROOT, torch7_output
+from tests.helpers.server import answer
 
 fork = multiprocessing.get_context("fork")  # torch is imported already, and is not made to compute in the children
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import resnext
-from tests.conftest import ROOT
+from tests.helpers.recorded import ROOT
 
 ENTRIES = sorted(
     [

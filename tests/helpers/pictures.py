@@ -5,6 +5,8 @@ import io
 import torch
 from PIL import Image
 
+SIZES = ((40, 33), (32, 32), (32, 32), (64, 48))  # width, height
+
 
 def make_images(count, size=(32, 32), seed=0):
     """Smooth noise in colour, each image another; `size` is width and height."""
@@ -19,3 +21,11 @@ def encoded(image, kind="PNG"):
     with io.BytesIO() as file:
         image.save(file, kind)
         return file.getvalue()
+
+
+def make_photos(folder):
+    """Images of several sizes; neighbours that are alike go through the network together."""
+    folder.mkdir()
+    for number, size in enumerate(SIZES):
+        next(make_images(1, size, seed=number)).save(folder / f"{number}.png")
+    return folder

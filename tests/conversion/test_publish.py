@@ -9,7 +9,7 @@ import torch
 import resnext
 from conversion import build_weights
 from resnext.weights import records
-from tests.resnext.conftest import NAME, T7, assert_right, use_records
+from tests.helpers.pretrained import NAME, T7, assert_right, use_records
 
 
 def test_build_weights_downloads_builds_and_publishes(record, home, site, tmp_path, capsys, monkeypatch):

@@ -10,7 +10,7 @@ import torch
 import resnext
 from resnext.weights import records
 from resnext.weights.download import sha256_of
-from tests.conftest import FIXTURES, ROOT
+from tests.helpers.recorded import FIXTURES, ROOT
 
 NAME = "resnext50_32x4d"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

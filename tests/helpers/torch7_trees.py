@@ -1,18 +1,68 @@
-"""Write a loaded Torch7 tree again in another guise: other encodings, precisions and layouts of the same network."""
+"""Loaded Torch7 trees: changed in place, and written again in another guise (encoding, precision, layout)."""
 
 import math
+import re
 
 import numpy as np
 
 from conversion.t7 import Storage, Table, Tensor, TorchObject, walk
-from tests.conversion.t7.t7_writer import TABLE, TORCH, Writer
+from tests.helpers.torch7_writer import TABLE, TORCH, Writer
 
+# Of the sample: ConcatTable{branch, shortcut} of the first bottleneck
+BLOCK = "modules[4].modules[1].modules[1]"
+BRANCH = f"{BLOCK}.modules[1]"
+SHORTCUT = f"{BLOCK}.modules[2]"
 PARAMETERS = ("weight", "bias")
 
 
-class Rewriter:
-    """`kind` is the precision of real tensors; `change(obj, fields)` may replace fields by other values or arrays.
+def find(root, path):
+    """The object at an object path such as `modules[5].modules[1]`."""
+    for name, index in re.findall(r"(\w+)|\[(\d+)\]", path):
+        root = root[name] if name else root[int(index)]
+    return root
 
+
+def put(obj, key, value):
+    """Set a field."""
+    obj._items[key] = value
+
+
+def remove(obj, key):
+    """Remove a field; of a list, the elements behind move up."""
+    if isinstance(key, int):
+        rest = obj.as_list()
+        del rest[key - 1]
+        obj._items.clear()
+        obj._items.update(enumerate(rest, 1))
+    else:
+        del obj._items[key]
+
+
+def append(table, value):
+    """Add an element to a list."""
+    put(table, len(table) + 1, value)
+
+
+def make(like, class_name, **fields):
+    """A new object of a class, in the file of another."""
+    obj = TorchObject(like.source, None, None, class_name, 1)
+    for key, value in fields.items():
+        put(obj, key, value)
+    return obj
+
+
+def make_list(like, *values):
+    """A new list, in the file of another."""
+    table = Table(like.source, None, None)
+    for value in values:
+        append(table, value)
+    return table
+
+
+class Rewriter:
+    """Writes the same network in another guise.
+
+    `kind` is the precision of real tensors; `change(obj, fields)` may replace fields by other values or arrays.
     With `flat` all parameters become views of one storage, as `getParameters()` leaves them.
     """
 
