@@ -13,7 +13,7 @@ from resnext.forms import FORMS
 
 STEMS = ("imagenet", "cifar")
 SHORTCUTS = ("B", "C")  # the official code's A (zero padding) doubles channels where a bottleneck needs them times four
-POOLS = ("avg", "max", "avgmax", "")
+POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 
 NormLayer = Callable[[int], nn.Module]
 
@@ -104,15 +104,25 @@ def check_head(num_classes: Any, drop_rate: Any, global_pool: Any) -> None:
         raise ValueError(f"global_pool='' and drop_rate={drop_rate} cannot be combined: dropout is for pooled features")
 
 
-def check_indices(indices: Any, count: int) -> list[int]:
+def check_indices(indices: Any, count: int, name: str = "out_indices") -> list[int]:
     """The chosen ones of `count` maps, ascending; negative indices count from the last. Raises as the others do."""
     expected = f"some of 0 to {count - 1} (or {-count} to -1)"
-    check("out_indices", indices, Iterable, lambda _: True, f"a sequence with {expected}")
+    check(name, indices, Iterable, lambda _: True, f"a sequence with {expected}")
     indices = list(indices)
     wrong = [index for index in indices if not isinstance(index, Integral) or not -count <= int(index) < count]
     if wrong or not indices:
-        raise ValueError(f"out_indices {tuple(indices)}; expected {expected}")
+        raise ValueError(f"{name} {tuple(indices)}; expected {expected}")
     return sorted({int(index) % count for index in indices})
+
+
+def take_indices(indices: Any, count: int) -> list[int]:
+    """As `check_indices`, for timm's functions: None means all maps, and a number n the last n."""
+    last = count if indices is None else indices
+    if not isinstance(last, Integral) or isinstance(last, bool):
+        return check_indices(indices, count, "indices")
+    if not 1 <= int(last) <= count:
+        raise ValueError(f"indices {last}; expected a number of maps, 1 to {count}, or a sequence of their indices")
+    return list(range(count - int(last), count))
 
 
 def _check_choice(name: str, value: Any, known: Sequence[str]) -> None:

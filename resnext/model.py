@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from resnext.arguments import NormLayer, check_body, check_head, check_indices, check_options
+from resnext.features import FeatureInfo, Intermediates
 from resnext.forms import find_form
 
 EXPANSION = 4  # output channels of a bottleneck over its planes
@@ -174,34 +175,18 @@ def _run_checkpointed(block: nn.Module, x: Tensor) -> Tensor:
 
 
 class AvgMaxPool(nn.Module):
-    """Mean of global average and global maximum: (N, C, H, W) -> (N, C, 1, 1)."""
+    """Global average and global maximum, (N, C, H, W) -> their mean (N, C, 1, 1), or both, (N, 2 * C, 1, 1)."""
+
+    def __init__(self, both: bool = False) -> None:
+        super().__init__()
+        self.both = both
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x.mean((2, 3), keepdim=True) + x.amax((2, 3), keepdim=True)) / 2
+        average, largest = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+        return torch.cat([average, largest], 1) if self.both else (average + largest) / 2
 
 
-class FeatureInfo(list[dict[str, Any]]):
-    """The maps that a network gives, from the largest down, as timm describes them: a dictionary each.
-
-    `index` 0 is the map of the stem, 1 and up are those of the stages; `num_chs` are its channels, `reduction` is the
-    size of the image over its own, `module` names the module that gives it. The methods list these for all maps.
-    """
-
-    @property
-    def out_indices(self) -> tuple[int, ...]:
-        return tuple(entry["index"] for entry in self)
-
-    def channels(self) -> list[int]:
-        return [entry["num_chs"] for entry in self]
-
-    def reduction(self) -> list[int]:
-        return [entry["reduction"] for entry in self]
-
-    def module_name(self) -> list[str]:
-        return [entry["module"] for entry in self]
-
-
-class ResNeXt(nn.Module):
+class ResNeXt(Intermediates, nn.Module):
     """ResNeXt. (N, in_channels, H, W) -> logits (N, num_classes), for H and W from 32 up.
 
     Args:
@@ -221,7 +206,8 @@ class ResNeXt(nn.Module):
         zero_init_residual: each bottleneck starts as its shortcut only (Goyal et al., arXiv 1706.02677).
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last bottleneck; it rises linearly from 0 at the first.
-        global_pool: "avg" as in the paper, "max", "avgmax" (their mean), or "" for none (then num_classes must be 0).
+        global_pool: "avg" as in the paper, "max", "avgmax" (their mean), "catavgmax" (one after the other, which
+            gives the classifier twice the features), or "" for none (then num_classes must be 0).
 
     `feature_info` tells channels and reduction of the maps between the stages; `preprocessing` names the preprocessing
     of `resnext.preprocess` that the weights were trained with. Initialised as in the official code.
@@ -338,7 +324,8 @@ class ResNeXt(nn.Module):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         except RuntimeError as error:
             form = find_form(state_dict)
-            if form == self.form or (form == "C" and "layer1.0.conv1.weight" not in state_dict):
+            fits = form == self.form or "Missing key" not in str(error)
+            if fits or (form == "C" and "layer1.0.conv1.weight" not in state_dict):
                 raise
             raise RuntimeError(
                 f"the weights are of form {form}, this network is of form {self.form}: "
@@ -365,13 +352,15 @@ class ResNeXt(nn.Module):
         """Pooling, dropout and classifier; None keeps what is there."""
         if global_pool is not None:
             # The authors pool 7x7 (CIFAR: 8x8), which is the same at 224 px (32 px), and cannot take another size.
-            pools = {"avg": nn.AdaptiveAvgPool2d(1), "max": nn.AdaptiveMaxPool2d(1), "avgmax": AvgMaxPool()}
-            self.avgpool: nn.Module = pools.get(global_pool, nn.Identity())  # torchvision's name, whatever it pools
+            pools = {"avg": nn.AdaptiveAvgPool2d(1), "max": nn.AdaptiveMaxPool2d(1), "": nn.Identity()}
+            # torchvision's name, whatever it pools
+            self.avgpool: nn.Module = pools.get(global_pool) or AvgMaxPool(both=global_pool == "catavgmax")
             self.flatten: nn.Module = nn.Flatten(1) if global_pool else nn.Identity()
             self.global_pool = global_pool
         if drop_rate is not None:
             self.dropout = nn.Dropout(float(drop_rate))
-        self.fc: Any = make_classifier(self.num_features, num_classes).to(self.conv1.weight).train(self.training)
+        self.head_hidden_size = self.num_features * (2 if self.global_pool == "catavgmax" else 1)  # timm's name
+        self.fc: Any = make_classifier(self.head_hidden_size, num_classes).to(self.conv1.weight).train(self.training)
         self.num_classes = num_classes
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -387,18 +376,24 @@ class ResNeXt(nn.Module):
         """For timm's learning rates by depth: which parameters make a layer; the classifier is what matches neither."""
         return {"stem": r"conv1|bn1", "blocks": r"layer(\d+)" if coarse else r"layer(\d+)\.(\d+)"}
 
-    def preprocess(self, image: Any) -> Tensor:
-        """The input that these weights were trained on; `preprocessing` names the function in `resnext.preprocess`.
+    def transform(self) -> nn.Module:
+        """`preprocess` as a module, for data sets and pipelines: the input that these weights were trained on.
 
-        A PIL image or a uint8 tensor (3, H, W) -> float32 (3, h, w); a batch (N, 3, H, W) -> (N, 3, h, w). Raises
-        ValueError for a network whose input has another number of channels.
+        It takes a PIL image, a path, an array (H, W, 3) or a tensor (3, H, W) of uint8 and returns float32 (3, h, w);
+        of a list of them, or a tensor (N, 3, H, W), a batch (N, 3, h, w). Raises ValueError for a network whose input
+        has another number of channels.
         """
         if self.in_channels != 3:
             expected = f"this network takes {self.in_channels} channels, and the authors' preprocessing gives 3"
             raise ValueError(f"{expected}: prepare its input yourself")
         from resnext.preprocess import get_preprocess
 
-        return get_preprocess(self.preprocessing)(image)
+        return get_preprocess(self.preprocessing)
+
+    def preprocess(self, image: Any) -> Tensor:
+        """`transform()` of one image or several; it says which kinds it takes, and what it raises."""
+        result: Tensor = self.transform()(image)
+        return result
 
 
 class ResNeXtFeatures(ResNeXt):
@@ -416,16 +411,20 @@ class ResNeXtFeatures(ResNeXt):
         self, layers: Sequence[int] = (3, 4, 6, 3), *, out_indices: Sequence[int] | None = None, **options: Any
     ) -> None:
         super().__init__(layers, **options, num_classes=0, global_pool="")
-        stages = self.feature_info
-        self.out_indices = check_indices(range(len(stages)) if out_indices is None else out_indices, len(stages))
-        self.feature_info = FeatureInfo(stages[index] for index in self.out_indices)
-        for left_out in stages[self.out_indices[-1] + 1 :]:
-            setattr(self, left_out["module"], nn.Identity())
-        self.num_features = self.inplanes = self.feature_info.channels()[-1]
+        count = len(self.feature_info)
+        self.out_indices = check_indices(range(count) if out_indices is None else out_indices, count)
+        super().prune_intermediate_layers(self.out_indices)
+        self.feature_info = FeatureInfo(self.feature_info[index] for index in self.out_indices)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Raises ValueError: there is no classifier."""
         raise ValueError(f"features_only=True and num_classes={num_classes} cannot be combined: there is no classifier")
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Raises ValueError: `out_indices` says what is kept."""
+        raise ValueError("a network with features_only=True is pruned already; build it with other out_indices")
 
     def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
         x = self.relu(self.bn1(self.conv1(x)))

@@ -9,7 +9,10 @@ pickled, and, for tensors, scripted and exported, by themselves or as the first 
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -72,9 +75,10 @@ def get_preprocess(data_set: str, *, crop: int | None = None, ten_crop: bool = F
 class Torch7Preprocess(nn.Module):
     """ImageNet's evaluation pipeline: the shorter side to `resize`, the centre cropped, normalised.
 
-    Takes a PIL image, a uint8 tensor (3, H, W), or a batch (N, 3, H, W). Returns float32 (3, crop, crop), or (N, 3,
-    crop, crop): within 1e-6 of Torch7's own result in units of pixel values from 0 to 1; the same bits whichever of the
-    three it takes, scripted or exported. What the crop leaves out is not computed.
+    Takes a PIL image, a path, or an array (H, W, 3) or tensor (3, H, W) of uint8. Returns float32 (3, crop, crop); of a
+    tensor (N, 3, H, W) or a list of images, of any sizes, (N, 3, crop, crop). It is within 1e-6 of Torch7's own result
+    in units of pixel values from 0 to 1, and has the same bits whatever it takes, scripted or exported. What the crop
+    leaves out is not computed.
 
     Exported with a crop it takes images of any size if H and W are marked as dynamic; without one, of one size.
 
@@ -102,7 +106,7 @@ class Torch7Preprocess(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         if not isinstance(image, Tensor):
-            return self._forward_pil(image)
+            return _forward_other(self, image)
         _check_tensor(image)
         rows, row_weights, columns, column_weights = _plan(image.size(-2), image.size(-1), self.resize, self.crop)
         if not torch.compiler.is_compiling():
@@ -145,7 +149,8 @@ class Torch7Preprocess(nn.Module):
 class CifarPreprocess(nn.Module):
     """CIFAR's evaluation pipeline: pixel values from 0 to 255, normalised; no resize, no crop.
 
-    Takes a PIL image, a uint8 tensor (3, H, W), or a batch (N, 3, H, W); returns float32 of that shape.
+    Takes what `Torch7Preprocess` takes, but the images of a list must be of one size. Returns float32 (3, H, W) or
+    (N, 3, H, W).
 
     Args:
         mean, std: of red, green and blue, of values from 0 to 255.
@@ -159,10 +164,13 @@ class CifarPreprocess(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         if not isinstance(image, Tensor):
-            pixels = _to_pixels(_check_pil(image)).transpose(2, 0, 1).astype("float32", order="C")
-            return _normalise(torch.from_numpy(pixels), self.mean, self.std)
+            return _forward_other(self, image)
         _check_tensor(image)
         return _normalise(image.float(), self.mean, self.std)
+
+    def _forward_pil(self, image: object) -> Tensor:
+        pixels = _to_pixels(_check_pil(image)).transpose(2, 0, 1).astype("float32", order="C")
+        return _normalise(torch.from_numpy(pixels), self.mean, self.std)
 
     def extra_repr(self) -> str:
         return f"mean={self.mean}, std={self.std}"
@@ -208,6 +216,37 @@ def _check_tensor(image: Tensor) -> None:
         raise TypeError(f"a tensor of {image.dtype}; expected uint8, pixel values from 0 to 255")
     if image.dim() not in (3, 4) or image.size(-3) != 3 or image.size(-2) < 1 or image.size(-1) < 1:
         raise ValueError(f"a tensor of shape {list(image.shape)}; expected (3, H, W) or (N, 3, H, W)")
+
+
+def _forward_other(preprocess: Any, image: object) -> Tensor:
+    """What a module makes of anything but a tensor: a list of images, an array, a path or a PIL image."""
+    result: Tensor
+    if isinstance(image, list | tuple):
+        return _forward_list(preprocess, image)
+    numpy = sys.modules.get("numpy")  # who has an array has imported it
+    if numpy is not None and isinstance(image, numpy.ndarray):
+        if image.dtype != numpy.uint8:
+            raise TypeError(f"an array of {image.dtype}; expected uint8, pixel values from 0 to 255")
+        if image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"an array of shape {list(image.shape)}; expected (H, W, 3)")
+        result = preprocess(torch.from_numpy(image.transpose(2, 0, 1).copy()))
+    else:
+        result = preprocess._forward_pil(_open(image) if isinstance(image, str | os.PathLike) else image)
+    return result
+
+
+def _forward_list(preprocess: Any, images: Sequence[object]) -> Tensor:
+    """A batch, of a list of single images. Raises ValueError where they are none, and where their sizes differ."""
+    for image in images:
+        if isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.dim() == 4):
+            raise ValueError("a list with batches in it; expected a list of single images")
+    if not images:
+        raise ValueError("an empty list; expected one image or more")
+    results = [preprocess(image) for image in images]
+    if len(sizes := {tuple(result.shape[-2:]) for result in results}) > 1:
+        found = ", ".join(f"{height} x {width}" for height, width in sorted(sizes))
+        raise ValueError(f"images that become inputs of {found} pixels; expected one size for a batch")
+    return torch.stack(results)
 
 
 def _normalise(pixels: Tensor, mean: list[float], std: list[float]) -> Tensor:
@@ -323,7 +362,26 @@ def _check_pil(image: object) -> Image:
             if 0 in image.size:
                 raise ValueError(f"an image of {image.width} x {image.height} pixels; expected 1 or more each way")
             return image
-    raise TypeError(f"expected a PIL image, or a uint8 tensor (3, H, W) or (N, 3, H, W); got {type(image).__name__}")
+    raise TypeError(
+        "expected a PIL image, a path, an array (H, W, 3), a tensor (3, H, W) or (N, 3, H, W) of uint8, or a list; "
+        f"got {type(image).__name__}"
+    )
+
+
+def _open(path: str | os.PathLike[str]) -> Image:
+    """The image in a file. Raises ValueError, which names the file, and FileNotFoundError."""
+    from PIL import Image
+
+    if not os.path.exists(path):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+    if not os.path.isfile(path):  # a pipe would keep us waiting
+        raise ValueError(f"{os.fspath(path)}: expected the file of an image")
+    try:
+        with Image.open(path) as image:
+            image.load()
+        return image
+    except Exception as error:  # damaged images raise errors of many kinds
+        raise ValueError(f"{os.fspath(path)}: expected an image that Pillow reads ({error})") from None
 
 
 def _to_pixels(image: Image) -> NDArray[Any]:

@@ -142,7 +142,8 @@ def create(
         zero_init_residual: each bottleneck starts as its shortcut only.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last bottleneck; it rises linearly from 0 at the first.
-        global_pool: "avg" (default), "max", "avgmax", or "" for none.
+        global_pool: "avg" (default), "max", "avgmax" (their mean), "catavgmax" (both: the classifier has twice the
+            features), or "" for none.
         ema: with a training checkpoint as `weights`: True for the moving average of the weights, False for the weights
             themselves. By default the average where the file has one, as timm does; a warning says so.
 
@@ -166,6 +167,11 @@ def create(
     if pretrained and shortcut != "B":
         raise ValueError(
             f"pretrained=True and shortcut={shortcut!r} cannot be combined: the authors' weights are of shortcut type B"
+        )
+    if pretrained and global_pool == "catavgmax" and num_classes in (None, architecture.num_classes):
+        raise ValueError(
+            "pretrained=True and global_pool='catavgmax' cannot be combined: the authors' classifier takes the average "
+            "only; another num_classes makes a new one"
         )
     _check_together(given, num_classes, pretrained, weights, ema)
     form = (named_form or "C") if form is None else form

@@ -137,14 +137,27 @@ def _build(
     if "in_channels" in options:
         raise TypeError("timm's name for in_channels is in_chans")
     # `create` would warn of a classifier that does not fit the weights, so it is replaced afterwards
-    classes = None if pretrained and num_classes else num_classes
+    replaced = pretrained and num_classes and num_classes != get_architecture(name).num_classes
+    pool = options.pop("global_pool", None) if replaced else None
+    classes = None if replaced else num_classes
     model: Any = resnext.create(name, pretrained=pretrained, num_classes=classes, in_channels=in_chans, **options)
-    if num_classes and num_classes != model.num_classes:
-        model.reset_classifier(num_classes)
+    if replaced:
+        model.reset_classifier(num_classes, pool)
+    model.register_load_state_dict_pre_hook(_convert_form)  # timm's load_checkpoint knows no filter of ours
     model.in_chans = in_chans
-    model.head_hidden_size = model.num_features
     model.feature_info = list(model.feature_info)
     return model.to(device=device, dtype=dtype)
+
+
+def _convert_form(model: resnext.ResNeXt, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Put weights of another form into the form of the network, in place, before they are loaded."""
+    names = [name for name in state_dict if name.startswith(prefix)]
+    weights = {name.removeprefix(prefix): state_dict[name] for name in names}
+    if find_form(weights) != model.form and f"{prefix}layer1.0.bn3.weight" in state_dict:
+        converted = _to_form_of(weights, model)
+        for name in names:
+            del state_dict[name]
+        state_dict.update({prefix + name: value for name, value in converted.items()})
 
 
 def _to_form_of(state_dict: Mapping[str, Tensor], model: resnext.ResNeXt) -> dict[str, Tensor]:

@@ -92,6 +92,7 @@ def _load(
         model = build(wanted).float()
     elif wanted != found:
         model = wanted.build_empty()
+    _fit_pooling(model, _shapes(state_dict))
     if wanted.in_channels != found.in_channels:
         state_dict["conv1.weight"] = _adapt_channels(state_dict["conv1.weight"], wanted.in_channels)
     if isinstance(model.fc, nn.Identity):
@@ -99,11 +100,17 @@ def _load(
         if found.num_classes == 0 and num_classes is None and not isinstance(model, ResNeXtFeatures):
             remarks.append("no classifier: the network gives pooled features; num_classes=N adds a new one")
     elif wanted.num_classes != found.num_classes:
-        head = make_classifier(model.num_features, wanted.num_classes).float()
+        head = make_classifier(model.head_hidden_size, wanted.num_classes).float()
         state_dict |= {f"fc.{name}": value.detach() for name, value in head.named_parameters()}
         remarks.append(
             f"has {found.num_classes or 'no'} classes, {wanted.num_classes} were asked for: "
             "the body is loaded, the classifier (fc) is new and untrained"
+        )
+    elif state_dict["fc.weight"].shape[1] != model.head_hidden_size:
+        raise ValueError(
+            f"global_pool={model.global_pool!r} and the classifier of {path} cannot be combined: it takes "
+            f"{state_dict['fc.weight'].shape[1]} features, not {model.head_hidden_size}; load the weights without "
+            f"global_pool, then call reset_classifier(num_classes, {model.global_pool!r})"
         )
     if remarks:
         warn(f"{path}{' ' if remarks[0].startswith('has ') else ': '}{'; '.join(remarks)}")
@@ -137,6 +144,7 @@ def _build(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Architecture, ResNeXt
     """The architecture with these entries, and its network, empty. Raises ValueError or RuntimeError."""
     found = Architecture.from_shapes(shapes)
     model = found.build_empty()
+    _fit_pooling(model, shapes)
     check_shapes(shapes, _shapes(model.state_dict()), found.name)
     return found, model
 
@@ -148,6 +156,13 @@ def _reason(state_dict: Mapping[str, Tensor]) -> str:
     except LayoutError as error:
         return str(error)
     return ""
+
+
+def _fit_pooling(model: ResNeXt, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """A classifier with twice the usual inputs was trained on average and maximum: so `model` pools both."""
+    doubled = shapes.get("fc.weight", ())[1:] == (2 * model.num_features,)
+    if doubled and model.global_pool == "avg" and not isinstance(model.fc, nn.Identity):
+        model.reset_classifier(model.num_classes, "catavgmax")
 
 
 def _shapes(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

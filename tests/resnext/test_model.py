@@ -235,7 +235,7 @@ def test_reset_classifier(images):
     [
         ((-1,), ValueError, "num_classes -1; expected a whole number, 0 or more"),
         (("5",), TypeError, "num_classes '5' is of type str; expected a whole number"),
-        ((3, "median"), ValueError, "global_pool 'median'; expected one of avg, max, avgmax, ''"),
+        ((3, "median"), ValueError, "global_pool 'median'; expected one of avg, max, avgmax, catavgmax, ''"),
     ],
 )
 def test_reset_classifier_refuses(arguments, error, message):
@@ -411,6 +411,27 @@ def test_stages_that_nobody_asks_for_are_left_out():
     assert not any(name.startswith(("layer3", "layer4", "fc")) for name in model.state_dict())
 
 
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def test_transform_is_the_module_of_preprocess(images):
+    model = build(CIFAR)
+    transform = model.transform()
+    pixels = (images * 50 + 128).clamp(0, 255).byte()
+    assert isinstance(transform, nn.Module)
+    assert transform is not model.transform()
+    assert torch.equal(transform(pixels), model.preprocess(pixels))
+    assert torch.equal(model.preprocess([pixels[0], pixels[1].permute(1, 2, 0).numpy()]), transform(pixels))
+    assert torch.equal(pickle.loads(pickle.dumps(transform))(pixels[0]), transform(pixels)[0])
+
+
+def test_no_transform_for_other_channels():
+    model = ResNeXt((1, 1, 1, 1), in_channels=1)
+    for use in (model.transform, lambda: model.preprocess(torch.zeros(1, 32, 32, dtype=torch.uint8))):
+        with pytest.raises(ValueError, match="takes 1 channels, and the authors' preprocessing gives 3: prepare its"):
+            use()
+
+
 # --- script, trace, export, compile, copy ----------------------------------------------------------------------------
 
 
@@ -534,7 +555,7 @@ def test_compiled_in_training_with_checkpointing(images):
      ({"base_width": 0}, "base_width 0"),
      ({"drop_rate": 1}, "drop_rate 1; expected a probability"),
      ({"drop_path_rate": -0.1}, "drop_path_rate -0.1; expected a probability"),
-     ({"global_pool": "median"}, "global_pool 'median'; expected one of avg, max, avgmax, ''"),
+     ({"global_pool": "median"}, "global_pool 'median'; expected one of avg, max, avgmax, catavgmax, ''"),
      ({"global_pool": ""}, "global_pool='' and num_classes=1000 cannot be combined"),
      ({"global_pool": "", "num_classes": 0, "drop_rate": 0.5}, "global_pool='' and drop_rate=0.5 cannot be combined"),
      ({"replace_stride_with_dilation": (True, True)}, r"\(True, True\); expected 3 booleans, one for each stage after"),

@@ -447,15 +447,68 @@ def test_images_that_are_refused(name, image, message):
     [
         (RGB / 255, "a tensor of torch.float32; expected uint8, pixel values from 0 to 255"),
         (RGB.long(), "a tensor of torch.int64; expected uint8"),
-        (RGB.permute(1, 2, 0).numpy(), r"expected a PIL image, or a uint8 tensor \(3, H, W\) .*; got ndarray"),
-        ("image.jpg", "got str"),
-        (None, "got NoneType"),
+        (RGB.permute(1, 2, 0).numpy() / 255, "an array of float64; expected uint8"),
+        (None, r"expected a PIL image, a path, an array \(H, W, 3\), .*; got NoneType"),
+        ([RGB, None], "got NoneType"),
     ],
 )
 @pytest.mark.parametrize("name", ["imagenet", "cifar10"])
 def test_what_is_no_image(name, image, message):
     with pytest.raises(TypeError, match=message):
         get_preprocess(name)(image)
+
+
+@pytest.mark.parametrize("name", ["imagenet", "cifar10"])
+def test_every_kind_of_image_gives_the_same_bits(name, tmp_path):
+    pixels = RGB.permute(1, 2, 0).numpy()
+    path = tmp_path / "image.png"
+    Image.fromarray(pixels).save(path)
+    preprocess = get_preprocess(name)
+    expected = preprocess(RGB)
+    reverse = np.ascontiguousarray(pixels[::-1])[::-1]  # negative strides
+    reverse.flags.writeable = False
+    kinds = [Image.open(path), path, str(path), pixels, reverse, RGB]
+    for image in kinds:
+        assert torch.equal(preprocess(image), expected)
+    for images in (kinds, tuple(kinds)):
+        assert torch.equal(preprocess(images), expected.expand(len(kinds), -1, -1, -1))
+    assert preprocess([path]).shape == (1, *expected.shape)
+
+
+def test_a_list_may_hold_images_of_any_size_for_imagenet_and_of_one_for_cifar():
+    images = [RGB, RGB[:, 1:]]
+    batch = get_preprocess("imagenet")(images)
+    assert torch.equal(batch[1], get_preprocess("imagenet")(images[1]))
+    with pytest.raises(
+        ValueError, match=r"images that become inputs of \d+ x \d+, \d+ x \d+ pixels; expected one size"
+    ):
+        get_preprocess("cifar10")(images)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "an empty list; expected one image or more"),
+        ([RGB[None]], "a list with batches in it; expected a list of single images"),
+        ([[RGB]], "a list with batches in it"),
+        (np.zeros((8, 8), np.uint8), r"an array of shape \[8, 8\]; expected \(H, W, 3\)"),
+        (np.zeros((3, 8, 8), np.uint8), r"an array of shape \[3, 8, 8\]; expected \(H, W, 3\)"),
+    ],
+)
+def test_lists_and_arrays_that_are_refused(images, message):
+    with pytest.raises(ValueError, match=message):
+        get_preprocess("imagenet")(images)
+
+
+def test_files_that_are_no_image(tmp_path):
+    preprocess = get_preprocess("imagenet")
+    with pytest.raises(FileNotFoundError, match=r"image\.jpg"):
+        preprocess(tmp_path / "image.jpg")
+    with pytest.raises(ValueError, match=": expected the file of an image"):
+        preprocess(tmp_path)
+    (tmp_path / "text.jpg").write_text("no image")
+    with pytest.raises(ValueError, match=r"text\.jpg: expected an image that Pillow reads"):
+        preprocess(str(tmp_path / "text.jpg"))
 
 
 def test_an_image_smaller_than_ten_crops():

@@ -149,6 +149,7 @@ FAMILY = "resnext29_8x64d"
      ({"pretrained": True, "zero_init_residual": True}, "pretrained=True", "zero_init_residual=True"),
      ({"weights": Path("x.pth"), "zero_init_residual": True}, "weights='x.pth'", "zero_init_residual=True"),
      ({"pretrained": True, "shortcut": "C"}, "pretrained=True", "shortcut='C'"),
+     ({"pretrained": True, "global_pool": "catavgmax"}, "pretrained=True", "global_pool='catavgmax'"),
      ({"weights": "DEFAULT", "shortcut": "C"}, "pretrained=True", "shortcut='C'"),
      ({"features_only": True, "num_classes": 5}, "features_only=True", "num_classes=5"),
      ({"features_only": True, "drop_rate": 0.1}, "features_only=True", "drop_rate=0.1"),

@@ -202,6 +202,110 @@ def test_unknown_option(timm, small):
         timm.create_model(small, drop_block_rate=0.1)
 
 
+# --- maps ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def twins(timm):
+    """timm's network and ours, with the same weights."""
+    theirs = timm.models.ResNet(timm.models.resnet.Bottleneck, [1, 2, 1, 1], num_classes=5, cardinality=2, base_width=4)
+    ours = resnext.ResNeXt([1, 2, 1, 1], num_classes=5, cardinality=2, base_width=4)
+    ours.load_state_dict(randomize(theirs).state_dict())
+    return theirs.eval(), ours.eval()
+
+
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"indices": 2}, {"indices": [1, 3]}, {"indices": (3, 1)}, {"indices": [-1, 0]}, {"indices": [2, 2]},
+     {"indices": [1], "stop_early": True}, {"indices": [0], "stop_early": True}, {"intermediates_only": True},
+     {"indices": 1, "norm": True, "output_fmt": "NCHW", "intermediates_only": True}],
+    ids=str,
+)  # fmt: skip
+def test_intermediates_are_timms(twins, options):
+    theirs, ours = (model.forward_intermediates(IMAGES, **options) for model in twins)
+    if not options.get("intermediates_only"):
+        (features, theirs), (our_features, ours) = theirs, ours
+        assert torch.equal(our_features, features)
+    assert len(ours) == len(theirs)
+    assert all(map(torch.equal, ours, theirs))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"indices": 2}, {"indices": [1, 3]}, {"indices": [0]}, {"indices": [-3]}, {"indices": 1, "prune_norm": True},
+     {"prune_head": False}, {"indices": [2], "prune_head": False}],
+    ids=str,
+)  # fmt: skip
+def test_pruned_as_by_timm(twins, options):
+    theirs, ours = copy.deepcopy(twins)
+    assert ours.prune_intermediate_layers(**options) == theirs.prune_intermediate_layers(**options)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert torch.equal(ours(IMAGES), theirs(IMAGES))
+    for name in ("num_features", "head_hidden_size", "num_classes"):
+        assert getattr(ours, name) == getattr(theirs, name)
+
+
+@pytest.mark.parametrize("feature_cls", ["getter", "list", "dict", "fx"])
+@pytest.mark.parametrize("indices", [(1, -1), (2,), (0,), (3, 1)])
+def test_feature_classes(timm, small, feature_cls, indices):
+    body = timm.create_model(small, features_only=True, feature_cls=feature_cls, out_indices=indices).eval()
+    torch.manual_seed(0)
+    maps = body(IMAGES)
+    maps = list(maps.values()) if isinstance(maps, dict) else maps
+    channels = body.feature_info.channels()
+    assert [value.shape[1] for value in maps] == (channels if feature_cls == "getter" else sorted(channels))
+
+
+def test_getter_gives_the_maps_of_the_network(timm, cifar):
+    body = timm.create_model(cifar, features_only=True, feature_cls="getter", out_indices=(0, 2)).eval()
+    whole = timm.create_model(cifar).eval()
+    assert whole.load_state_dict(body.model.state_dict(), strict=False).unexpected_keys == []
+    images = IMAGES[..., :32, :32]
+    expected = whole.forward_intermediates(images, [0, 2], intermediates_only=True)
+    assert all(map(torch.equal, body(images), expected))
+    assert not any(name.startswith(("layer3", "fc")) for name in body.model.state_dict())
+
+
+def test_what_transformers_calls(timm, small):
+    """`TimmWrapperModel` and `TimmWrapperForImageClassification` with output_hidden_states, as True and as a list."""
+    model = timm.create_model(small, num_classes=5, pretrained=False).eval()
+    features, maps = model.forward_intermediates(IMAGES)
+    assert torch.equal(model.forward_head(features), model(IMAGES))
+    assert len(maps) == 5
+    assert torch.equal(maps[-1], features)
+    assert len(model.forward_intermediates(IMAGES, indices=[1, 3])[1]) == 2
+    backbone = timm.create_model(small, num_classes=0, pretrained=False).eval()
+    assert backbone.forward_head(backbone.forward_features(IMAGES)).shape == (2, 2048)
+
+
+def test_catavgmax(timm, twins, small):
+    theirs, ours = copy.deepcopy(twins)
+    for model in (theirs, ours):
+        model.reset_classifier(3, "catavgmax")
+    ours.load_state_dict(theirs.state_dict())
+    assert torch.allclose(ours(IMAGES), theirs(IMAGES), rtol=1e-5, atol=1e-6)
+    for model in (theirs, ours):
+        assert (model.num_features, model.head_hidden_size, model.fc.in_features) == (2048, 4096, 4096)
+        features = model.forward_features(IMAGES)
+        assert model.forward_head(features, pre_logits=True).shape == (2, 4096)
+        model.reset_classifier(2, "avg")
+        assert model.head_hidden_size == model.fc.in_features == 2048
+    model = timm.create_model(small, global_pool="catavgmax", num_classes=0)
+    assert model(IMAGES).shape == (2, 4096)
+
+
+def test_pretrained_with_catavgmax_has_a_new_classifier(timm, published):
+    with pytest.raises(ValueError, match="pretrained=True and global_pool='catavgmax' cannot be combined"):
+        timm.create_model(CIFAR, pretrained=True, global_pool="catavgmax")
+    model = timm.create_model(CIFAR, pretrained=True, global_pool="catavgmax", num_classes=3)
+    official = timm.create_model(CIFAR, pretrained=True)
+    assert model.fc.weight.shape == (3, 2 * official.num_features)
+    assert torch.equal(model.conv1.weight, official.conv1.weight)
+
+
 # --- weights ---------------------------------------------------------------------------------------------------------
 
 
@@ -265,6 +369,34 @@ def test_checkpoint_path(timm, cifar, pth, state_dict):
     again = timm.create_model(cifar)
     timm.models.load_checkpoint(again, str(pth))
     assert torch.equal(again.layer1[0].bn2.running_var, state_dict["layer1.0.bn2.running_var"])
+
+
+@pytest.mark.parametrize("form", "ab")
+def test_initial_checkpoint_of_form_c(timm, cifar, pth, state_dict, form):
+    """`--initial-checkpoint` of timm's train.py, into the other forms."""
+    sys.modules[MODULE].register(f"{NAME}_type{form.upper()}")
+    model = timm.create_model(f"{NAME}_type{form}", checkpoint_path=str(pth))
+    expected = resnext.forms.convert_state_dict(state_dict, "C", form.upper())
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    with pytest.raises(RuntimeError, match=r"size mismatch for fc\.weight"):
+        timm.create_model(f"{NAME}_type{form}", checkpoint_path=str(pth), num_classes=3)
+    wrapped = torch.nn.Sequential(timm.create_model(f"{NAME}_type{form}"))  # as DataParallel does
+    wrapped.load_state_dict({f"0.{name}": value for name, value in state_dict.items()})
+    assert torch.equal(wrapped[0].fc.weight, state_dict["fc.weight"])
+
+
+def test_initial_checkpoint_that_a_training_left(timm, cifar, state_dict, tmp_path):
+    """A training of form C, whose averaged weights start one of form A."""
+    sys.modules[MODULE].register(f"{NAME}_typeA")
+    model = timm.create_model(cifar)
+    average = timm.utils.ModelEmaV3(model)
+    average.module.load_state_dict(state_dict)
+    optimizer = timm.optim.create_optimizer_v2(model, "sgd", lr=0.1)
+    timm.utils.CheckpointSaver(model, optimizer, model_ema=average, checkpoint_dir=tmp_path).save_checkpoint(0, 1.0)
+    again = timm.create_model(f"{NAME}_typea", checkpoint_path=str(tmp_path / "last.pth.tar"))
+    assert torch.equal(again.fc.weight, state_dict["fc.weight"])
+    found = resnext.forms.convert_state_dict(again.state_dict(), "A", "C")
+    assert torch.equal(found["layer2.0.conv2.weight"], state_dict["layer2.0.conv2.weight"])
 
 
 def test_folder_that_timm_saved(timm, cifar, tmp_path):

@@ -57,6 +57,31 @@ def test_another_number_of_classes_gives_a_new_head(pth, state_dict):
     assert all(torch.equal(v, state_dict[k]) for k, v in body.items())
 
 
+@pytest.mark.parametrize("options", [{}, {"form": "A"}, {"in_channels": 1}, {"global_pool": "catavgmax"}], ids=str)
+def test_a_classifier_of_average_and_maximum_is_known_by_its_inputs(tmp_path, options, recwarn):
+    model = TINY.build(global_pool="catavgmax")
+    torch.save(model.state_dict(), tmp_path / "both.pth")
+    again = resnext.from_checkpoint(tmp_path / "both.pth", **options)
+    assert (again.global_pool, again.head_hidden_size) == ("catavgmax", 2048)
+    assert torch.equal(again.fc.weight, model.fc.weight)
+    assert not recwarn.list
+    body = resnext.from_checkpoint(tmp_path / "both.pth", features_only=True)
+    assert torch.equal(body.conv1.weight, model.conv1.weight)
+    with pytest.warns(UserWarning, match="classifier"):
+        new = resnext.from_checkpoint(tmp_path / "both.pth", num_classes=7)
+    assert new.fc.weight.shape == (7, 2048)
+
+
+def test_a_classifier_that_does_not_fit_the_pooling(pth):
+    with pytest.raises(
+        ValueError, match=r"global_pool='catavgmax' and the classifier of .*: it takes 1024 features, not"
+    ):
+        resnext.from_checkpoint(pth, global_pool="catavgmax")
+    with pytest.warns(UserWarning, match="classifier"):
+        model = resnext.from_checkpoint(pth, global_pool="catavgmax", num_classes=7)
+    assert model.fc.weight.shape == (7, 2048)
+
+
 def test_warnings_point_at_the_callers_line(pth, monkeypatch):
     monkeypatch.setitem(resnext.zoo.ARCHITECTURES, "resnext11_4x8d", TINY)
     hub = os.path.join(os.path.dirname(__file__), "..", "..", "..")
