@@ -5,7 +5,7 @@ import torch
 
 import resnext
 from resnext.architecture import Architecture
-from tests.conftest import randomize
+from tests.helpers.networks import randomize
 
 IMAGENET = Architecture((1, 2, 1, 1), cardinality=2, base_width=4, num_classes=5)
 CIFAR = Architecture((1, 2, 1), cardinality=2, base_width=8, stem="cifar", num_classes=5)
