@@ -61,7 +61,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--publish",
         metavar="BASE_URL",
-        help="enter what is built into resnext/weights.json, under the URL where you will upload it",
+        help="enter what is built into resnext/weights/weights.json, under the URL where you will upload it",
     )
     return parser
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from resnext.forms import convert_state_dict
 from resnext.model import EXPANSION, ResNeXt, ResNeXtFeatures, block_width, data_set
 
 IMAGENET_LAYERS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -94,6 +95,12 @@ class Architecture:
         """A model without weights (on the meta device), for `load_state_dict(..., assign=True)`."""
         with torch.device("meta"):
             return self.build(**options)
+
+    @classmethod
+    def of(cls, model: ResNeXt) -> Architecture:
+        """The architecture of a network of any form. Raises ValueError for one without a classifier."""
+        state_dict = convert_state_dict(model.state_dict(), model.form, "C")
+        return cls.from_shapes({name: tuple(value.shape) for name, value in state_dict.items()})
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> Architecture:

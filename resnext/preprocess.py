@@ -388,9 +388,9 @@ def _to_pixels(image: Image) -> NDArray[Any]:
     """(H, W, 3), uint8; float32 from 0 to 255 where the image has 16 bits.
 
     As the official loader does it: grey becomes three equal channels, alpha is dropped (not composited), a palette
-    becomes its colours, grey of 16 bits counts with all of them, a rotation in the EXIF data is left alone. Of colour
-    with 16 bits Pillow keeps the upper 8. Where the official loader fails or gives nonsense, it is what a person
-    expects: CMYK becomes the colours that are meant, alpha beside grey or in a palette is dropped.
+    becomes its colours, 16-bit grey keeps all its bits, and a rotation in the EXIF data is ignored. Of 16-bit colour
+    Pillow keeps the upper 8 bits. Where the official loader fails or gives nonsense, the result is what a person
+    expects: CMYK becomes the colours that are meant, and alpha beside grey or in a palette is dropped.
 
     Raises ValueError for values without a known range: floating-point, or integers beyond 16 bits.
     """

@@ -15,7 +15,6 @@ from typing import Any
 
 from resnext.architecture import Architecture
 from resnext.cli.command_line import (
-    Checkpoint,
     CommandError,
     Parser,
     add_checkpoint_options,
@@ -28,8 +27,6 @@ from resnext.evaluation.counts import LEVEL, Counts, PartialCounts, make_report,
 from resnext.evaluation.data import Outputs, open_data
 from resnext.evaluation.run import MAX_WORKERS, Processes, evaluate
 from resnext.evaluation.transform import CROP, choose_transform
-from resnext.model import ResNeXt
-from resnext.zoo import get_architecture
 
 MAX_NAMED = 20  # unreadable images named on the terminal; the report has all
 
@@ -90,7 +87,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     data = open_data(options.data, outputs, options.batch)
     processes = Processes.from_environment()
     setup = {
-        "network": _network(checkpoint, model),
+        "network": f"{Architecture.of(model).name}_type{model.form}",
         "weights": {"file": checkpoint.path.name, "sha256": checkpoint.sha256},
         "data": {"path": data.path, "format": data.format, "sha256": data.digest},
         "preprocessing": preprocessing,
@@ -136,14 +133,6 @@ def _report_path(output: str | None, resume: bool) -> Path | None:
     if path.is_dir() or not path.parent.is_dir():
         raise CommandError(f"--output {output}: expected a file in a folder that exists")
     return path
-
-
-def _network(checkpoint: Checkpoint, model: ResNeXt) -> str:
-    if checkpoint.arch is None:
-        found = Architecture.from_shapes({name: tuple(value.shape) for name, value in model.state_dict().items()})
-    else:
-        found = get_architecture(checkpoint.arch)
-    return f"{found.name}_type{model.form}"
 
 
 def _show(report: Mapping[str, Any], timing: Mapping[str, Any]) -> None:

@@ -188,17 +188,12 @@ class Processes:
 
 
 def _place(rank_name: str, size_name: str) -> tuple[int, int]:
-    """The values of two environment variables: a number, and how many there are."""
-    values = []
-    for name, default, least in ((rank_name, "0", 0), (size_name, "1", 1)):
-        text = os.environ.get(name, default)
-        if not text.isdecimal() or int(text) < least:
-            raise DataError(f"{name}={text}: expected a whole number from {least} up; start processes with torchrun")
-        values.append(int(text))
-    rank, size = values
-    if rank >= size:
-        raise DataError(f"{rank_name}={rank}: expected less than {size_name}={size}; start processes with torchrun")
-    return rank, size
+    """The values of two environment variables: the number of a process, and how many there are."""
+    rank, size = os.environ.get(rank_name, "0"), os.environ.get(size_name, "1")
+    if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
+        wanted = "expected a whole number and a greater one; start processes with torchrun"
+        raise DataError(f"{rank_name}={rank}, {size_name}={size}: {wanted}")
+    return int(rank), int(size)
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 import resnext
 from resnext.architecture import Architecture
 from resnext.export.formats import FORMATS, Exported
-from resnext.forms import convert_state_dict
 from resnext.inference.fold import allowed_error, bare_copy, check_model, relative_error
 from resnext.inference.optimize import PRECISIONS, TOLERANCE, prepare
 from resnext.model import ResNeXt
@@ -77,7 +76,7 @@ def export(
         weights: the file that the weights came from, for the metadata: its name and digest, and their licence.
 
     Raises TypeError for a module that is not a ResNeXt with logits; ValueError for arguments that do not go together
-    and for a network that cannot be folded (`resnext.fold`); ModuleNotFoundError for a package that the format needs;
+    and for a network that cannot be folded; ModuleNotFoundError for a package that the format needs;
     WeightsError where `weights` cannot be read; ExportError where the file cannot be written, or its own runtime does
     not load it or computes logits that differ by more than `resnext.optimize` allows.
     """
@@ -245,7 +244,7 @@ def _reason(failure: Exception) -> str:
 
 
 def _largest_error(job: Job, run: Callable[[Tensor], Tensor]) -> float:
-    """NaN if any of them is. Raises RuntimeError for logits of another shape."""
+    """The largest relative error over all images, NaN if any is. Raises RuntimeError for logits of another shape."""
     errors: list[float] = []
     with torch.inference_mode():
         for images in job.images:
@@ -321,10 +320,9 @@ def _describe_weights(model: ResNeXt, weights: Path | None) -> dict[str, str]:
 
 
 def _architecture(model: ResNeXt) -> str:
-    """Its name, read off the shapes as for any checkpoint; a network without a classifier has none."""
+    """Its name, read off the shapes; a network without a classifier has none."""
     try:
-        state_dict = convert_state_dict(model.state_dict(), model.form, "C")
-        return Architecture.from_shapes({name: tuple(value.shape) for name, value in state_dict.items()}).name
+        return Architecture.of(model).name
     except ValueError:
         return UNKNOWN
 

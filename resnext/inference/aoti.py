@@ -57,7 +57,7 @@ class CompiledNetwork:
 
     @torch.no_grad()  # with gradients the operators of oneDNN rearrange their weights at every call
     def __call__(self, images: Tensor) -> Tensor:
-        """Raises ValueError for images of another size or type than the package was compiled for."""
+        """Raises ValueError unless the images have the size and type that the package was compiled for."""
         fits = images.dim() == 4 and all(
             str(length) == wanted or not wanted.isdecimal()
             for length, wanted in zip(images.shape[1:], self._image, strict=True)

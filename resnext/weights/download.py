@@ -75,7 +75,7 @@ def check_url(url: str) -> None:
     if parts.scheme == "http" and not _is_loopback(host):
         raise DownloadError(f"refused {shown}: http is not safe against tampering; use https (http is for loopback)")
     if parts.scheme == "file" and host not in ("", "localhost"):
-        raise DownloadError(f"refused {shown}: a file of another machine; expected file:///path")
+        raise DownloadError(f"refused {shown}: a file on another machine; expected file:///path")
     if parts.scheme not in ("http", "https", "file"):
         raise DownloadError(f"refused {shown}: expected https://, file:// or http:// to loopback")
     if parts.scheme == "https" and not host:
@@ -182,12 +182,12 @@ def _answer(url: str, patience: Patience, headers: dict[str, str] | None = None)
         try:
             response = session.get(url, headers=headers, stream=True, timeout=(patience.connect, patience.read))
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:  # of bad redirects
-            raise DownloadError(reason(error)) from None
+            raise DownloadError(root_cause(error)) from None
         try:
             with response:
                 yield response
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise DownloadError(reason(error)) from None
+            raise DownloadError(root_cause(error)) from None
 
 
 def clear_partial(folder: Path) -> None:
@@ -448,7 +448,7 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
     try:
         yield from response.raw.stream(_CHUNK, decode_content=False)
     except urllib3.exceptions.HTTPError as error:
-        raise _BrokenOffError(reason(error)) from None
+        raise _BrokenOffError(root_cause(error)) from None
 
 
 def _open_session(patience: Patience) -> requests.Session:
@@ -480,8 +480,8 @@ def _open_session(patience: Patience) -> requests.Session:
     return session
 
 
-def reason(error: BaseException) -> str:
-    """The innermost cause in one line, without urllib3's classes and their addresses in memory."""
+def root_cause(error: BaseException) -> str:
+    """The innermost cause of an error in one line, without urllib3's classes and their addresses in memory."""
     while isinstance(inner := getattr(error, "reason", None) or _wrapped(error), BaseException):
         error = inner
     text = _CONNECTION.sub("", " ".join(str(error).split())) or type(error).__name__

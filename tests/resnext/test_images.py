@@ -155,7 +155,7 @@ def test_a_file_that_may_not_be_read(png, tmp_path):
 @pytest.mark.parametrize(
     ("url", "message"),
     [("http://example.com/a.png", "refused: http is not safe"), ("ftp://a/b.png", "refused: expected https://, file://"),
-     ("file://elsewhere/a.png", "a file of another machine"), ("https://[", "Invalid IPv6 URL"),
+     ("file://elsewhere/a.png", "a file on another machine"), ("https://[", "Invalid IPv6 URL"),
      ("https://example.com/a.png", "tests are offline")],
 )  # fmt: skip
 def test_urls_that_are_refused(url, message):

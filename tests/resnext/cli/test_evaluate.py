@@ -187,11 +187,11 @@ def test_options_that_are_refused(cifar, capsys, options, parts):
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("RANK", "x", "RANK=x: expected a whole number from 0 up"),
-        ("LOCAL_RANK", "-1", "LOCAL_RANK=-1: expected a whole number from 0 up"),
-        ("WORLD_SIZE", "0", "WORLD_SIZE=0: expected a whole number from 1 up"),
-        ("LOCAL_WORLD_SIZE", "", "LOCAL_WORLD_SIZE=: expected a whole number from 1 up"),
-        ("RANK", "1", "RANK=1: expected less than WORLD_SIZE=1"),
+        ("RANK", "x", "RANK=x, WORLD_SIZE=1: expected a whole number and a greater one"),
+        ("LOCAL_RANK", "-1", "LOCAL_RANK=-1, LOCAL_WORLD_SIZE=1: expected a whole number and a greater one"),
+        ("WORLD_SIZE", "0", "RANK=0, WORLD_SIZE=0: expected a whole number and a greater one"),
+        ("LOCAL_WORLD_SIZE", "", "LOCAL_RANK=0, LOCAL_WORLD_SIZE=: expected a whole number and a greater one"),
+        ("RANK", "1", "RANK=1, WORLD_SIZE=1: expected a whole number and a greater one"),
     ],
 )
 def test_an_environment_that_torchrun_does_not_make_is_refused(cifar, monkeypatch, capsys, name, value, expected):

@@ -20,7 +20,7 @@ from resnext.weights.download import (
     is_url,
     local_path,
     open_url,
-    reason,
+    root_cause,
 )
 from resnext.weights.files import WeightsError
 from tests.helpers.server import answer, status, stream
@@ -570,4 +570,4 @@ def test_open_url_while_offline(site, monkeypatch):
     ],
 )  # fmt: skip
 def test_errors_of_connections_name_no_class(said, plain):
-    assert reason(OSError(OSError(said))) == plain
+    assert root_cause(OSError(OSError(said))) == plain
