@@ -103,13 +103,19 @@ def test_image_to_name_prints_what_the_readme_says(clone, capsys):
 
 
 def test_links_between_pages_lead_somewhere():
+    def anchors(page):
+        titles = re.findall("^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+        return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
     for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        anchors = {
-            re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in re.findall("^#+ (.*)$", text, re.M)
-        }
-        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith("https://"):
                 path, _, anchor = target.partition("#")
-                assert (page.parent / path).exists(), f"{page.name}: {target}"
-                assert not anchor or path or anchor in anchors, f"{page.name}: {target}"
+                linked = page.parent / path if path else page
+                assert linked.exists(), f"{page.name}: {target}"
+                assert not anchor or anchor in anchors(linked), f"{page.name}: {target}"
+
+
+def test_every_environment_variable_is_documented():
+    settings = set(re.findall(r"RESNEXT_\w+", (ROOT / "resnext" / "weights" / "environment.py").read_text()))
+    assert settings == set(re.findall(r"^\| `(RESNEXT_\w+)`", (ROOT / "docs" / "command_line.md").read_text(), re.M))
