@@ -16,8 +16,14 @@ from typing import Any
 if __name__ == "__main__":  # run as a script: this folder would shadow top-level modules of the same names
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from conversion.t7 import LuaFunction, Storage, Table, Tensor, TorchObject, load_with_notes, walk
-from resnext.cli.command_line import Parser, one_line, run
+from resnext.cli.command_line import Parser, fail, one_line, run
+
+try:
+    from conversion.t7 import LuaFunction, Storage, Table, Tensor, TorchObject, load_with_notes, walk
+except ImportError as error:
+    if __name__ != "__main__":
+        raise
+    sys.exit(fail("inspect_t7", f"{error}; install what is missing with pip"))
 
 PARAMETERS = ("weight", "bias")
 # What a module keeps for training or from its last run; not part of what it computes.

@@ -114,11 +114,12 @@ def _rrelu(obj: TorchObject) -> nn.Module:
     return nn.RReLU(low, high, obj.boolean("inplace", False))
 
 
-@builds("nn.HardTanh", "nn.Clamp")
-def _hard_tanh(obj: TorchObject) -> nn.Module:
-    low, high = obj.number("min_val", -1), obj.number("max_val", 1)
+@builds("nn.HardTanh", "nn.Clamp", minimum="min_val", maximum="max_val")
+@builds("nn.Clip", minimum="minval", maximum="maxval")
+def _hard_tanh(obj: TorchObject, minimum: str, maximum: str) -> nn.Module:
+    low, high = obj.number(minimum, -1), obj.number(maximum, 1)
     if not low < high:
-        raise obj.error(f"expected min_val below max_val, got {low} and {high}")
+        raise obj.error(f"expected {minimum} below {maximum}, got {low} and {high}")
     return nn.Hardtanh(low, high, obj.boolean("inplace", False))
 
 

@@ -23,7 +23,7 @@ def _first_module(obj: TorchObject) -> list[TorchObject]:
     return children[:1]  # the other modules of an nn.DataParallelTable are copies
 
 
-@builds("nn.DataParallelTable", "nn.DontCast", "nn.NaN", "nn.Serial", children=_first_module)
+@builds("nn.DataParallelTable", "nn.Decorator", "nn.DontCast", "nn.NaN", "nn.Serial", children=_first_module)
 def _decorator(obj: TorchObject, module: nn.Module) -> nn.Module:
     return module
 

@@ -13,7 +13,7 @@ from .convolution import with_bias
 from .registry import Layer, builds, filled, in_place, number, stored
 
 
-@builds("nn.Linear")
+@builds("nn.Linear", "nn.LinearNoBias")
 def _linear(obj: TorchObject) -> nn.Module:
     shape = obj.tensor("weight").shape
     if len(shape) != 2 or 0 in shape:

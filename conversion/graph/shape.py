@@ -51,10 +51,16 @@ def _view(obj: TorchObject) -> nn.Module:
     return View(*_sizes(obj), input_dims=obj.integer("numInputDims", 0, minimum=0))
 
 
-@builds("nn.Collapse")
-def _collapse(obj: TorchObject) -> nn.Module:
-    """All dimensions of a sample become one."""
-    return View(-1, input_dims=obj.integer("nInputDim", minimum=1))
+@builds("nn.Collapse", input_dims=integer("nInputDim", minimum=1))
+class Collapse(Layer):
+    """nn.Collapse: makes all dimensions one, except the first where there are more than `input_dims`."""
+
+    def __init__(self, input_dims: int) -> None:
+        super().__init__()
+        self.input_dims = input_dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1 if x.dim() > self.input_dims else 0)
 
 
 def _sizes(obj: TorchObject, inferred: int = 1) -> list[int]:
@@ -289,7 +295,8 @@ class ShaveImage(Layer):
         return x[:, :, s : x.shape[2] - s, s : x.shape[3] - s].clone()
 
 
-_REDUCTION = {"dimension": dimension(default=1), "input_dims": integer("nInputDims", 0, minimum=0)}
+# Scripts give -1 for nInputDims where they want to give a later argument only. It means the same as nil.
+_REDUCTION = {"dimension": dimension(default=1), "input_dims": integer("nInputDims", 0, minimum=-1)}
 
 
 @builds("nn.Sum", **_REDUCTION, average=boolean("sizeAverage", False), squeeze=boolean("squeeze", True))
@@ -324,4 +331,4 @@ class Max(Layer):
         return x.amin(dimension, keepdim=keep) if self.smallest else x.amax(dimension, keepdim=keep)
 
 
-VIEWS.update([nn.Identity, View, Reshape, Squeeze, Unsqueeze, Replicate, Contiguous])
+VIEWS.update([nn.Identity, View, Collapse, Reshape, Squeeze, Unsqueeze, Replicate, Contiguous])

@@ -236,6 +236,19 @@ def _(module: NarrowTable, value: Value, to: Flow) -> Value:
     return value[module.start :][: module.length] if isinstance(value, list) else to.layer(module, value)
 
 
+@builds("nn.ReverseTable")
+class ReverseTable(nn.Module):
+    """nn.ReverseTable: a list from its end."""
+
+    def forward(self, x: list[Any]) -> list[Any]:
+        return as_list(x)[::-1]
+
+
+@flow.register
+def _(module: ReverseTable, value: Value, to: Flow) -> Value:
+    return value[::-1] if isinstance(value, list) else to.layer(module, value)
+
+
 @builds("nn.FlattenTable")
 class FlattenTable(nn.Module):
     """nn.FlattenTable: all tensors of nested lists, in order, as one list."""

@@ -7,11 +7,12 @@ and layers that compute the same are of one kind. What a layer's fields say abou
     always                                Identity, Contiguous, FlattenTable, GradientReversal, L1Penalty, ZeroGrad, …
     its output is float or double         Copy
     it is of version 2, or p is 0         Dropout (SpatialDropout: p is 0)
-    its constant is neutral               MulConstant 1, AddConstant 0, Power 1, WhiteNoise of mean 0
+    its constant is neutral               MulConstant 1, AddConstant 0, Power 1, WhiteNoise of mean 0, upsampling by 1
     it adds nothing                       SpatialZeroPadding and its like, Padding
     it has one input                      CAddTable, JoinTable
     one of several outputs is wanted      SelectTable, NarrowTable
-    it only holds another module          Serial, DontCast, NaN, DataParallelTable (its first)
+    it only holds another module          Decorator, Serial, DontCast, NaN, DataParallelTable (its first)
+    it only reorders a table              ReverseTable
 
 Refused here, whatever the rest of the network is: a module that contains itself; a module whose output is used after
 the same module, or a layer that works in place, has overwritten it; and a network of more than MAX_CALLS calls.
@@ -111,6 +112,7 @@ KINDS = {
     "nn.Squeeze": "squeeze",
     "nn.View": "view",
     "nn.Linear": "linear",
+    "nn.LinearNoBias": "linear",
 }
 
 
@@ -149,6 +151,7 @@ _NOTHING: dict[str, Callable[[TorchObject], bool]] = {
     "nn.SpatialDropout": _drops_nothing,
     "nn.SpatialReflectionPadding": _zero("pad_l", "pad_r", "pad_t", "pad_b"),
     "nn.SpatialReplicationPadding": _zero("pad_l", "pad_r", "pad_t", "pad_b"),
+    "nn.SpatialUpSamplingNearest": lambda obj: obj.number("scale_factor") == 1,
     "nn.SpatialZeroPadding": _zero("pad_l", "pad_r", "pad_t", "pad_b"),
     "nn.TotalDropout": _always,
     "nn.TotalVariation": _always,
@@ -170,6 +173,8 @@ _RELU: dict[str, Callable[[TorchObject], bool]] = {
     "nn.Threshold": _zero("threshold", "val"),
     "nn.LeakyReLU": lambda obj: obj.number("negval", 0.01) == 0,
     "nn.Clamp": _ranges("min_val", "max_val", -1, 1),
+    "nn.Clip": _ranges("minval", "maxval", -1, 1),
+    "nn.ELU": lambda obj: obj.number("alpha", 1) == 0,
     "nn.HardTanh": _ranges("min_val", "max_val", -1, 1),
 }
 
@@ -257,6 +262,11 @@ class _Tracer:
             raise obj.error("expected a table that has the selected elements")
         return value[start : start + length]
 
+    def reverse_table(self, obj: TorchObject, value: Value) -> Value:
+        if not isinstance(value, list):
+            raise obj.error("expected a table")
+        return value[::-1]
+
     def flatten_table(self, obj: TorchObject, value: Value) -> Value:
         if not isinstance(value, list):
             return value
@@ -304,12 +314,14 @@ _CONTAINERS: dict[str, Callable[[_Tracer, TorchObject, Any], Value]] = {
     "nn.Concat": _Tracer.concat,
     "nn.ConcatTable": _Tracer.concat_table,
     "nn.DataParallelTable": _Tracer.first,
+    "nn.Decorator": _Tracer.first,
     "nn.DepthConcat": _Tracer.concat,
     "nn.DontCast": _Tracer.first,
     "nn.FlattenTable": _Tracer.flatten_table,
     "nn.NaN": _Tracer.first,
     "nn.NarrowTable": _Tracer.narrow_table,
     "nn.ParallelTable": _Tracer.parallel_table,
+    "nn.ReverseTable": _Tracer.reverse_table,
     "nn.SelectTable": _Tracer.select_table,
     "nn.Sequential": _Tracer.sequential,
     "nn.Serial": _Tracer.first,

@@ -31,6 +31,7 @@ from ..t7 import T7Error, Table, Tensor, TorchObject, walk
 from .dataflow import Dataflow, Op, trace
 
 PARAMETERS = ("weight", "bias", "running_mean", "running_var", "running_std")
+_OF_MODULES = ("modules", "output", "gradInput", "_type", *PARAMETERS)  # nn.Module writes some of these, and only it
 _MAX_SIDE = 64  # of a feature map; the proof runs an image 4 or 32 times as large
 _POOLED_STRIDE = {"imagenet": 32, "cifar": 4}  # pixels of the input to one of the last feature map
 
@@ -116,12 +117,12 @@ def recognise(root: Any) -> Network:
 
 
 def _find_model(root: Any) -> TorchObject:
-    if isinstance(root, TorchObject):
+    if isinstance(root, TorchObject) and not _only_holds(root):
         return root
-    if not isinstance(root, Table):
+    if not isinstance(root, Table | TorchObject):
         raise T7Error(f"expected a network or a table that holds one, got {root!r}")
-    inside = walk(root, lambda value: value.values() if isinstance(value, Table) else ())
-    found = [obj for obj in inside if isinstance(obj, TorchObject) and _is_network(obj)]
+    inside = walk(root, lambda value: value.values() if _only_holds(value) else ())
+    found = [obj for obj in inside if isinstance(obj, TorchObject) and not _only_holds(obj) and _is_network(obj)]
     if len(found) > 1:  # parts of a network beside the whole
         parts = {obj for network in found for obj in walk(network) if obj is not network}
         found = [obj for obj in found if obj not in parts]
@@ -129,11 +130,17 @@ def _find_model(root: Any) -> TorchObject:
         return found[0]
     if isinstance(root.get("modelFile"), str):
         raise root.error(f"this is the index of a checkpoint; the network is in the file {root['modelFile']!r}")
-    where = f"at {', '.join(obj.path for obj in found[:10])}" if found else f"in a table with the keys {_keys(root)}"
+    kind = "a table" if isinstance(root, Table) else root.class_name
+    where = f"at {', '.join(obj.path for obj in found[:10])}" if found else f"in {kind} with the keys {_keys(root)}"
     raise root.error(f"expected one network, got {len(found)} {where}")
 
 
-def _keys(table: Table) -> str:
+def _only_holds(value: Table | TorchObject) -> bool:
+    """Whether this is a table, or an object that is no module, such as a script's optimizer with its network."""
+    return isinstance(value, Table) or not any(name in value for name in _OF_MODULES)
+
+
+def _keys(table: Table | TorchObject) -> str:
     return ", ".join(str(key) for key, _ in zip(table, range(10), strict=False)) or "(none)"
 
 
@@ -474,8 +481,8 @@ class _Head:
         self._reshape(obj, obj.sizes())
 
     def collapse(self, obj: TorchObject) -> None:
-        if obj.integer("nInputDim") != len(self.shape):
-            raise obj.error(f"not a ResNeXt: expected {len(self.shape)} dimensions of each image to be collapsed")
+        if obj.integer("nInputDim") > len(self.shape):  # it would take all images for one
+            raise obj.error(f"not a ResNeXt: expected nInputDim of at most {len(self.shape)}, got {obj['nInputDim']}")
         self._reshape(obj, [math.prod(self.shape)])
 
     def _reshape(self, obj: TorchObject, size: list[int]) -> None:

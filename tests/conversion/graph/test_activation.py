@@ -12,6 +12,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*is deprecate
 
 CASES = [
     (Layer("nn.Clamp", min_val=-1, max_val=2), [-3.0, 0.5, 3.0], [-1.0, 0.5, 2.0]),
+    (Layer("nn.Clip", minval=-1, maxval=2), [-3.0, 0.5, 3.0], [-1.0, 0.5, 2.0]),
     (Layer("nn.HardTanh", min_val=-1, max_val=1), [-3.0, 0.5, 3.0], [-1.0, 0.5, 1.0]),
     (Layer("nn.HardTanh"), [-3.0, 0.5], [-1.0, 0.5]),
     (Layer("cudnn.ClippedReLU", ceiling=2), [-3.0, 0.5, 3.0], [0.0, 0.5, 2.0]),

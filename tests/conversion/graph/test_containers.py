@@ -11,6 +11,7 @@ CASES = [
     (table(Layer("nn.Exp"), Layer("nn.Square"), kind="nn.Parallel", inputDimension=1, outputDimension=1),
      [[0.0, 0.0], [2.0, 3.0]], [1.0, 1.0, 4.0, 9.0]),
     (table(Layer("nn.Square"), kind="nn.DontCast"), [3.0], [9.0]),
+    (table(Layer("nn.Square"), kind="nn.Decorator"), [3.0], [9.0]),
     (table(Layer("nn.Square"), kind="nn.Serial"), [3.0], [9.0]),
     (table(Layer("nn.Square"), kind="nn.NaN"), [3.0], [9.0]),
 ]  # fmt: skip

@@ -67,6 +67,9 @@ CASES = [
     (Layer("nn.Transpose", permutations=[[1, 2]], numInputDims=2), [ROWS], [[[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]]),
     (Layer("nn.Collapse", nInputDim=2), [ROWS], [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]),
     (Layer("nn.Collapse", nInputDim=2), ROWS, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+    (Layer("nn.Collapse", nInputDim=1), [ROWS], [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]),  # only the first is the batch
+    (Layer("nn.Sum", dimension=1, nInputDims=-1), ROWS, [5.0, 7.0, 9.0]),
+    (Layer("nn.Max", dimension=1, nInputDims=-1), ROWS, [4.0, 5.0, 6.0]),
     (Layer("nn.CopyGrad"), [1.0], [1.0]),
     (Layer("nn.NormStabilizer"), [1.0], [1.0]),
     (Layer("nn.TotalDropout"), [1.0], [1.0]),

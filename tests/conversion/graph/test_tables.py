@@ -21,6 +21,7 @@ CASES = [
     (Layer("nn.JoinTable", dimension=-1), [A, B], [[1.0, -2.0, 3.0, 4.0]]),
     (seq(Layer("nn.SplitTable", dimension=-1), Layer("nn.SelectTable", index=2)), ROWS, [2.0, 5.0]),
     (seq(Layer("nn.SplitTable", dimension=1, nInputDims=1), Layer("nn.CAddTable")), ROWS, [6.0, 15.0]),
+    (seq(Layer("nn.ReverseTable"), Layer("nn.SelectTable", index=1)), [A, B, C], C.tolist()),
     (seq(Layer("nn.NarrowTable", offset=2, length=2), Layer("nn.CSubTable")), [A, B, C], (B - C).tolist()),
     # equally many values in order, in the first one's shape
     (Layer("nn.CAddTable"), [COLUMN, ROW], [[4.0], [7.0]]),

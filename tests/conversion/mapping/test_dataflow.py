@@ -41,7 +41,7 @@ NOTHING = [
     ("nn.SpatialReflectionPadding", {f"pad_{side}": 0 for side in "lrtb"}),
     ("nn.SpatialZeroPadding", {f"pad_{side}": 0 for side in "lrtb"}), ("nn.WhiteNoise", {"mean": 0}),
     ("nn.ZeroGrad", {}), ("nn.NormStabilizer", {}), ("nn.PrintSize", {}), ("nn.TotalDropout", {}),
-    ("nn.TotalVariation", {}),
+    ("nn.TotalVariation", {}), ("nn.SpatialUpSamplingNearest", {"scale_factor": 1}),
 ]  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_a_layer_that_does_nothing(root, sample, name, fields, path):
 def test_layers_that_do_nothing_are_proved(root, same):
     for name, fields in NOTHING:
         insert(root, "", 1, make(root, name, **fields))
-        if "adding" not in name:  # the output is a vector for each image
+        if "Spatial" not in name or "Dropout" in name:  # the output is a vector for each image
             append(root["modules"], make(root, name, **fields))
     same()
 
@@ -81,7 +81,8 @@ def test_a_layer_that_does_something_is_named(root, name, fields, path):
 RELU = [
     ("nn.Threshold", {"threshold": 0, "val": 0}), ("nn.ReLU", {"inplace": True}), ("cudnn.ReLU", {}),
     ("nn.LeakyReLU", {"negval": 0}), ("nn.Clamp", {"min_val": 0, "max_val": math.inf}),
-    ("nn.HardTanh", {"min_val": 0, "max_val": 3.4028234663852886e38}),
+    ("nn.HardTanh", {"min_val": 0, "max_val": 3.4028234663852886e38}), ("nn.ELU", {"alpha": 0}),
+    ("nn.Clip", {"minval": 0, "maxval": math.inf}),
 ]  # fmt: skip
 
 
@@ -108,7 +109,7 @@ def test_a_cudnn_layer_of_another_mode_is_refused(root):
     refused(root, "modules[3]", "mode 'CUDNN_ACTIVATION_TANH' is not that of cudnn.ReLU")
 
 
-@pytest.mark.parametrize("name", ["nn.Serial", "nn.DontCast", "nn.NaN", "nn.DataParallelTable"])
+@pytest.mark.parametrize("name", ["nn.Serial", "nn.Decorator", "nn.DontCast", "nn.NaN", "nn.DataParallelTable"])
 def test_a_module_that_only_holds_another(root, same, name):
     same(make(root, name, modules=make_list(root, root)))
 
@@ -160,8 +161,8 @@ def test_tables_put_together_and_taken_apart_again(root, same):
     branches = [*concat["modules"].as_list(), spare]
     identities = make(root, "nn.ConcatTable", modules=make_list(root, *(make(root, "nn.Identity") for _ in branches)))
     parallel = make(root, "nn.ParallelTable", modules=make_list(root, *branches))
-    narrow = make(root, "nn.NarrowTable", offset=1, length=2)
-    for module in (identities, parallel, make(root, "nn.FlattenTable"), narrow, add, relu):
+    narrow, back = make(root, "nn.NarrowTable", offset=1, length=2), make(root, "nn.ReverseTable")
+    for module in (identities, parallel, make(root, "nn.FlattenTable"), narrow, back, add, relu):
         append(table, module)
     put(block, "modules", table)
     single = make(root, "nn.ConcatTable", modules=make_list(root, make(root, "nn.Identity")))
@@ -180,6 +181,20 @@ def test_tables_put_together_and_taken_apart_again(root, same):
 def test_tables_that_do_not_fit(root, name, fields, cause):
     insert(root, "modules[4].modules[1]", 2, make(root, name, **fields))
     refused(root, cause)
+
+
+def test_a_tensor_where_a_table_must_be(root):
+    insert(root, "", 1, make(root, "nn.ReverseTable"))
+    refused(root, "expected a table")
+
+
+def test_a_classifier_without_bias(root):
+    linear = root["modules"][9]
+    put(root["modules"], 9, make(root, "nn.LinearNoBias", weight=linear["weight"]))
+    conversion = mapping.convert(root)
+    assert not conversion.state_dict["fc.bias"].any()
+    assert conversion.notes == ["1 linear without bias: 0 everywhere"]
+    assert verify.verify(conversion).passed
 
 
 def test_a_table_as_output(root):

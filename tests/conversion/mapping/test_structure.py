@@ -46,6 +46,14 @@ def test_tables_in_tables_with_the_network_under_two_keys_and_a_criterion(root, 
     assert same_weights(state, sample)
 
 
+def test_objects_that_are_no_modules_and_hold_the_network(root, sample):
+    """Such as an optimizer of a script, whose class is its own."""
+    optimizer = make(root, "nn.Optim", model=root, modulesToOptState=make_list(root, root["modules"][1]))
+    assert same_weights(make_list(root, optimizer, root), sample)
+    assert same_weights(make(root, "my.Trainer", net=root, optimizer=optimizer), sample)
+    refused(make(root, "my.Trainer", epoch=3), "expected one network, got 0 in my.Trainer with the keys epoch")
+
+
 def test_two_networks(root, sample):
     table = make_list(root)
     put(table, "model", root)
@@ -149,6 +157,11 @@ HEADS = {
     "collapse": lambda make, sizes: [
         make("nn.SpatialAdaptiveAveragePooling", W=1, H=1),
         make("nn.Collapse", nInputDim=3),
+    ],
+    "collapse of all but the first dimension": lambda make, sizes: [
+        make("nn.Sum", dimension=4, nInputDims=-1, sizeAverage=True),
+        make("nn.Mean", dimension=3, nInputDims=-1, squeeze=False),
+        make("nn.Collapse", nInputDim=1),
     ],
     "views": lambda make, sizes: [
         make("cudnn.SpatialAveragePooling", kW=8, kH=8, dW=8, dH=8, ceil_mode=True),
