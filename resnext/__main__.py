@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from resnext.cli import evaluate, export, info, predict, weights
 from resnext.cli.command_line import Parser, run
 
 
@@ -13,6 +12,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     0: done; 1: what was looked at is wrong, or an export failed; 2: the command could not be carried out.
     """
+    return run("resnext", lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    from resnext.cli import evaluate, export, info, predict, weights  # here: without torch it is one line as well
+
     parser = Parser(prog="resnext", description="The original ResNeXt for PyTorch.")
     commands = parser.add_subparsers(metavar="command")
     for command in (info, weights, predict, evaluate, export):
@@ -21,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not hasattr(options, "run"):
         parser.print_help()
         return 0
-    return run("resnext", lambda: options.run(options))
+    status: int = options.run(options)
+    return status
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from resnext.architecture import IMAGENET_LAYERS, Architecture
-from resnext.arguments import NormLayer, check_count, check_flag, check_form
+from resnext.arguments import NormLayer, check, check_count, check_flag, check_form
 from resnext.forms import FORMS
 from resnext.model import ResNeXt
 from resnext.weights.loading import AUTHORS_WEIGHTS, load
@@ -46,8 +46,9 @@ def parse_name(name: str) -> tuple[str, str | None]:
     """`resnext50_32x4d_typeC` to (`resnext50_32x4d`, `C`); a name without a form gives None for it.
 
     Any depth, cardinality and width are taken, not only those of `list_models`. Raises ValueError, with the nearest
-    known names, for anything that is not such a name.
+    known names, for anything that is not such a name, and TypeError for what is no text.
     """
+    check("name", name, str, lambda _: True, "one of list_models()")
     match = _NAME.fullmatch(name)
     if match is None or match[5] not in (None, *FORMS):
         known = [*ARCHITECTURES, *list_models()]

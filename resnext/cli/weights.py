@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
-from resnext.cli.command_line import table
+from resnext.cli.command_line import table, warn
 from resnext.weights.cache import find_cached, verify_cached
 from resnext.weights.records import records
 
@@ -24,10 +23,8 @@ def _weights(options: argparse.Namespace) -> int:
     rows = [("network", "parameters", "top-1 error", "licence", "hosted", "cached")]
     wrong: list[str] = []
     for name, record in records().items():
-        problems: list[str] = []
-        path = find_cached(record, problems)
+        path = find_cached(record, wrong)
         cached = path.name if path else "no"
-        wrong += problems
         if path and options.verify:
             problem = verify_cached(record, path)
             cached += f" ({problem or 'verified'})"
@@ -35,6 +32,6 @@ def _weights(options: argparse.Namespace) -> int:
         hosted = "yes" if record.hosted else f"no, built from {record.torch7.file} ({record.torch7.size})"
         rows.append((name, f"{record.parameters:,}", f"{record.top1_error} %", record.license, hosted, cached))
     print(table(rows))
-    for line in wrong:
-        print(f"resnext: {line}; delete it, and it will be downloaded again", file=sys.stderr)
+    for problem in wrong:
+        warn("resnext", f"{problem}; delete it, and it will be downloaded again")
     return 1 if wrong else 0

@@ -34,6 +34,8 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
 def replacing_all(folder: Path) -> Iterator[Path]:
     """A hidden folder to write files into; on leaving, all of them move to `folder`, or none does.
 
+    Where one cannot, the files that others had replaced by then are put back.
+
     `folder` is made where it is missing, and removed again where an exception ends the block. Raises OSError.
     """
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
@@ -53,18 +55,34 @@ def _writing_into(folder: Path) -> Iterator[Path]:
     clear_hidden(folder)
     with _locked_folder(folder) as hidden:
         yield hidden
+        paths = sorted(hidden.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         moved: list[Path] = []
+        replaced = hidden / ".replaced"  # the files that were there before, while later ones may still fail
+        replaced.mkdir()
         try:
-            for path in sorted(hidden.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+            for path in paths:
                 with path.open("rb") as written:
                     os.fsync(written.fileno())
-                new = not (folder / path.name).exists()
-                os.replace(path, folder / path.name)
-                moved += [folder / path.name] if new else []
+                target = folder / path.name
+                if path != paths[-1] and target.is_file():
+                    _link(target, replaced / path.name)
+                os.replace(path, target)
+                moved.append(target)
         except BaseException:
-            for path in moved:
-                path.unlink(missing_ok=True)
+            for target in moved:
+                if (replaced / target.name).exists():
+                    os.replace(replaced / target.name, target)
+                else:
+                    target.unlink(missing_ok=True)
             raise
+
+
+def _link(path: Path, second: Path) -> None:
+    """A second name for a file, or a copy where the file system has no hard links."""
+    try:
+        os.link(path, second)
+    except OSError:
+        shutil.copy2(path, second)
 
 
 @contextlib.contextmanager

@@ -216,6 +216,12 @@ def test_nothing_is_downloaded_for_what_no_checkpoint_can_be(site, home, options
     assert not site.asked
 
 
+@pytest.mark.parametrize("name", [None, 50, b"resnext50_32x4d"])
+def test_a_name_that_is_no_text(name):
+    with pytest.raises(TypeError, match=r"^name .* is of type \w+; expected one of list_models\(\)$"):
+        resnext.create(name)
+
+
 @pytest.mark.parametrize("kind", [ResNeXt, ResNeXtFeatures])
 def test_defaults_may_be_spelt_out(pth, kind):
     options = {"features_only": kind is ResNeXtFeatures, "out_indices": None, "norm_layer": None, "drop_rate": 0.0}

@@ -1,12 +1,14 @@
 """What command lines share, and the commands that have no tests of their own."""
 
 import io
+import subprocess
 import sys
 
 import pytest
 
 from resnext.__main__ import main
 from resnext.cli.command_line import CommandError, Parser, find_checkpoint, one_line, run, table, whole_number
+from tests.conftest import ROOT
 
 
 def test_without_a_command_help_is_printed(capsys):
@@ -24,6 +26,17 @@ def test_an_unknown_command_is_one_line(capsys):
     assert error.startswith("resnext: argument command: invalid choice: 'convert'")
     assert error.endswith(" (see --help)\n")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "program", "package"),
+    [(["-m", "resnext", "weights"], "resnext", "torch"), (["conversion/inspect_t7.py", "a.t7"], "inspect_t7", "numpy")],
+)  # fmt: skip
+def test_without_the_packages_that_it_needs_it_says_so(command, program, package):
+    """-S: nothing but Python's own library."""
+    ran = subprocess.run([sys.executable, "-S", *command], capture_output=True, text=True, cwd=ROOT)
+    error = f"{program}: No module named '{package}'; install what is missing with pip\n"
+    assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", error)
 
 
 class BadStateError(RuntimeError):

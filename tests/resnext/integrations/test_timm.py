@@ -187,7 +187,7 @@ def test_features_of_a_network_for_cifar(timm, cifar):
         ({"pretrained": True, "cache_dir": "weights"}, "cache_dir='weights' and the authors' .* set TORCH_HOME"),
     ],
 )
-def test_options_that_contradict_each_other(timm, small, options, message):
+def test_options_that_cannot_be_combined(timm, small, options, message):
     with pytest.raises(ValueError, match=message):
         timm.create_model(small, **options)
 

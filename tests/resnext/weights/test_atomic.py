@@ -78,6 +78,20 @@ def test_of_several_files_none_appears_if_one_cannot(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_files_that_were_replaced_are_put_back_if_a_later_one_cannot_be_moved(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *paths: os.stat(tmp_path / "no hard links here"))
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(OSError, match="b"), replacing_all(tmp_path) as hidden:  # noqa: PT012
+        (hidden / "a").write_text("new")
+        os.utime(hidden / "a", (1, 1))  # it moves first
+        (hidden / "b").write_text("2")
+    assert (tmp_path / "a").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
 def test_folders_that_were_made_go_with_a_failure(tmp_path):
     with pytest.raises(KeyboardInterrupt), replacing_all(tmp_path / "deep" / "folder"):
         raise KeyboardInterrupt
