@@ -128,7 +128,7 @@ class Architecture:
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], name: str) -> None:
     """Raise ValueError, with the differences, unless a state_dict has the expected names and shapes."""
     missing = [key for key in expected if key not in shapes]
-    left_over = [_shown(key) for key in shapes if key not in expected]
+    left_over = [key for key in shapes if key not in expected]
     wrong = [f"{k} is {tuple(shapes[k])}, expected {s}" for k, s in expected.items() if k in shapes and shapes[k] != s]
     problems = [
         f"{what}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
@@ -137,12 +137,6 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, t
     ]
     if problems:
         raise ValueError(f"not the weights of {name}: {'; '.join(problems)}")
-
-
-def _shown(key: str) -> str:
-    """A name out of a file, which can be anything, for a message."""
-    text = key if key.isprintable() else ascii(key)
-    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _half(size: int) -> int:

@@ -17,11 +17,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from resnext.text import printable
+
 if TYPE_CHECKING:
     from resnext.model import ResNeXt
 
 DEFAULT = "resnext50_32x4d_typeC"
-_LONGEST = 2000  # characters of a message: a name in a damaged file can be as long as the file
 
 
 class CommandError(ValueError):
@@ -101,9 +102,7 @@ def warn(program: str, problem: object) -> None:
 
 def one_line(text: object) -> str:
     """Text for one line of a terminal: white space folded, what does not print escaped, the length limited."""
-    words = " ".join(str(text).split())
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words[: _LONGEST + 1])
-    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
+    return printable(" ".join(str(text).split()))
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

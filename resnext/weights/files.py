@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from resnext.text import printable
 from resnext.weights.door import conversion
 from resnext.weights.layouts import LayoutError, Weights, find_weights, read_layout, recognise_ours
 
@@ -50,7 +51,13 @@ _NO_CODE = "In the program that wrote it, save only the weights: torch.save(mode
 
 
 class WeightsError(RuntimeError):
-    """Weights that cannot be obtained or do not fit. Says which file, what was expected, what came and what to do."""
+    """Weights that cannot be obtained or do not fit. Says which file, what was expected, what came and what to do.
+
+    In one line, whatever the names in a file are.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class WeightsWarning(UserWarning):

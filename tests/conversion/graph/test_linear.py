@@ -33,7 +33,7 @@ REFUSED = [
     (Layer("nn.MulConstant", constant_scalar=True), "expected a number as constant_scalar, got True"),
     (Layer("nn.CMul", size=Longs([2]), weight=np.ones(3, "f4")), "weight has shape (3,); expected (2,)"),
     (Layer("nn.CMul", size=Longs([-1, -2]), weight=np.ones(2, "f4")), "expected sizes from 1 as size, got [-1, -2]"),
-    (Layer("nn.Linear", weight=np.ones(3, "f4")), "expected a matrix as weight"),
+    (Layer("nn.LinearNoBias", weight=np.ones(3, "f4")), "expected a matrix as weight"),
     (Layer("nn.Linear", weight=np.ones((0, 3), "f4")), "expected a matrix as weight"),
     (Layer("nn.Linear", weight=3), "expected a tensor of real numbers as weight, got 3"),
 ]  # fmt: skip

@@ -75,6 +75,13 @@ def test_what_stdout_cannot_encode_is_escaped(monkeypatch):
     assert stdout.buffer.getvalue() == b"\\u6570.png\n"
 
 
+@pytest.mark.parametrize("command", ["evaluate", "export", "predict"])
+def test_help_is_printed_where_stdout_lacks_some_letters(monkeypatch, command):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

@@ -35,7 +35,7 @@ def refused(path, *parts):
     message = str(caught.value)
     assert "\n" not in message
     assert "\x1b" not in message
-    for part in (os.fspath(path), *parts):
+    for part in (os.fspath(path).replace("\0", r"\x00"), *parts):
         assert part in message
 
 
