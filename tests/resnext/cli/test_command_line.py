@@ -8,7 +8,7 @@ import pytest
 
 from resnext.__main__ import main
 from resnext.cli.command_line import CommandError, Parser, find_checkpoint, one_line, run, table, whole_number
-from tests.conftest import ROOT
+from tests.helpers.recorded import ROOT
 
 
 def test_without_a_command_help_is_printed(capsys):
