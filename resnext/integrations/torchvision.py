@@ -20,7 +20,7 @@ import resnext
 from resnext.forms import convert_state_dict, find_form
 from resnext.weights.files import read_state_dict
 from resnext.weights.pretrained import resolve_pretrained
-from resnext.weights.records import get_record, records
+from resnext.weights.records import Record, get_record, records
 from resnext.zoo import parse_name
 
 try:
@@ -95,14 +95,30 @@ def _make_weights(name: str) -> type[ResNeXtWeights]:
                 "recipe": "https://github.com/facebookresearch/ResNeXt",
                 "license": record.license,
                 "license_url": record.license_url,
-                "_metrics": {"ImageNet-1K": {"acc@1": round(100 - record.top1_error, 3)}},
+                "_metrics": {
+                    "ImageNet-1K": {"acc@1": _accuracy(record.top1_error), "acc@5": _accuracy(record.top5_error)}
+                },
+                "_ops": round(record.multiply_adds / 1e9, 3),
+                "_file_size": _file_size(record),
                 "_docs": "The authors' weights, converted from Torch7. The accuracy is what the README of "
-                f"facebookresearch/ResNeXt reports: top-1 error {record.top1_error} %, single 224 px crop.",
+                f"facebookresearch/ResNeXt reports: top-1 error {record.top1_error} %, single 224 px crop. "
+                + ("acc@5 is None: it reports no top-5 error. " if record.top5_error is None else "")
+                + "_file_size is that of the file at `url`"
+                + ("." if record.hosted else ", the authors' Torch7 file, as rounded there."),
             },
         )
         members["DEFAULT"] = members["IMAGENET1K_V1"]
     size = architecture.removeprefix("resnext").upper()
     return ResNeXtWeights(f"ResNeXt{size}_Type{form}_Weights", members, module=__name__)
+
+
+def _accuracy(error: float | None) -> float | None:
+    return None if error is None else round(100 - error, 3)
+
+
+def _file_size(record: Record) -> float:
+    """MiB of the file that is downloaded, torchvision's unit; the authors state theirs as `191 MB`, and mean MiB."""
+    return round(record.hosted.size / 2**20, 3) if record.hosted else float(record.torch7.size.split()[0])
 
 
 def _make_builder(name: str, weights_enum: type[ResNeXtWeights]) -> Callable[..., nn.Module]:

@@ -45,6 +45,7 @@ class Torch7Source:
 class Record:
     """What is published of one architecture.
 
+    Errors are in percent, and `top5_error` is None where the authors reported none; `multiply_adds` are for one image.
     `preprocessing` is the name that `resnext.preprocess.get_preprocess` takes.
     """
 
@@ -52,7 +53,9 @@ class Record:
     hosted: Hosted | None
     torch7: Torch7Source
     top1_error: float
+    top5_error: float | None
     parameters: int
+    multiply_adds: int
     preprocessing: str
     license: str
     license_url: str
@@ -84,7 +87,9 @@ def _record(data: dict[str, Any]) -> Record:
         Hosted(**{**hosted, "urls": tuple(hosted["urls"])}) if hosted else None,
         Torch7Source(torch7["file"], tuple(torch7["urls"]), torch7["size"], torch7["sha256"]),
         data["top1_error"],
+        data["top5_error"],
         data["parameters"],
+        data["multiply_adds"],
         data["preprocessing"],
         data["license"],
         data["license_url"],

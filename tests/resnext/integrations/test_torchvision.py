@@ -120,9 +120,29 @@ def test_weights_of_what_was_published(tv, architecture, form):
     assert weights.url.endswith(".t7")
     assert weights.meta["license"] == "CC BY-NC 4.0"
     assert len(weights.meta["categories"]) == 1000
-    assert 77.8 <= weights.meta["_metrics"]["ImageNet-1K"]["acc@1"] <= 79.6
-    assert "README of facebookresearch/ResNeXt" in weights.meta["_docs"]
+    accuracy, operations, size = {"50_32": (77.8, 4.23, 191), "101_3": (78.8, 7.97, 338), "101_6": (79.6, 15.46, 638)}[
+        architecture[7:12]
+    ]
+    assert weights.meta["_metrics"] == {"ImageNet-1K": {"acc@1": accuracy, "acc@5": None}}
+    assert (weights.meta["_ops"], weights.meta["_file_size"]) == (operations, size)
+    for reason in ("README of facebookresearch/ResNeXt", "acc@5 is None: it reports no top-5", "Torch7 file"):
+        assert reason in weights.meta["_docs"]
     assert copy.deepcopy(weights) is pickle.loads(pickle.dumps(weights)) is weights
+
+
+def test_figures_have_torchvisions_units(tv):
+    """As in the entry for its own network of that shape."""
+    theirs, ours = tv.ResNeXt50_32X4D_Weights.DEFAULT.meta, tv.ResNeXt50_32X4D_TypeC_Weights.DEFAULT.meta
+    assert ours["_ops"] == theirs["_ops"]
+    assert ours["_metrics"].keys() == theirs["_metrics"].keys()
+    assert ours["_metrics"]["ImageNet-1K"].keys() == theirs["_metrics"]["ImageNet-1K"].keys()
+    assert set(theirs) <= set(ours)
+
+
+def test_size_of_what_is_hosted(tv, hosted, published):
+    meta = tv.get_model_weights(f"{NAME}_typeC").DEFAULT.meta
+    assert meta["_file_size"] == round(hosted["size"] / 2**20, 3)
+    assert "Torch7 file" not in meta["_docs"]
 
 
 def test_categories_are_the_names_of_the_classes(tv):

@@ -19,6 +19,7 @@ def test_records_agree_with_the_architectures():
         assert record.architecture == name
         model = zoo.ARCHITECTURES[name].build_empty()
         assert record.parameters == sum(p.numel() for p in model.parameters())
+        assert record.multiply_adds == zoo.ARCHITECTURES[name].multiply_adds()
         assert record.license == "CC BY-NC 4.0"
         assert all(url.startswith("https://") and url.endswith(f"/{record.torch7.file}") for url in record.torch7.urls)
 
@@ -26,7 +27,7 @@ def test_records_agree_with_the_architectures():
 def test_every_figure_names_its_source():
     for record in json.loads(records.RECORDS.read_text()).values():
         figures = {**record, "size": record["torch7"]["size"], "size_source": record["torch7"]["size_source"]}
-        for figure in ("top1_error", "parameters", "preprocessing", "license", "size"):
+        for figure in ("top1_error", "top5_error", "parameters", "multiply_adds", "preprocessing", "license", "size"):
             assert figure in figures
             assert re.search("facebookresearch/ResNeXt|counted on the architecture", figures[f"{figure}_source"])
 
