@@ -73,18 +73,29 @@ def torchvision():
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """An empty hub folder, and no settings from outside."""
+def hub(tmp_path, monkeypatch):
+    """A hub folder of the test's own, also for the processes that it starts."""
+    before = torch.hub.get_dir()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    torch.hub.set_dir(tmp_path / "home" / "hub")
+    yield tmp_path / "home" / "hub"
+    torch.hub.set_dir(before)
+
+
+@pytest.fixture
+def home(hub, monkeypatch):
+    """The folder that downloads go to, in an empty hub folder; no settings from outside."""
     for name in [name for name in os.environ if name.startswith("RESNEXT_")]:
         monkeypatch.delenv(name)
-    return tmp_path / "home" / "hub" / "checkpoints"
+    return hub / "checkpoints"
 
 
 @pytest.fixture
 def site(httpserver):
-    return Site(httpserver)
+    site = Site(httpserver)
+    yield site
+    for event in filter(None, (site.over, site.held)):
+        event.set()
 
 
 @pytest.fixture

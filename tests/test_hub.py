@@ -24,30 +24,28 @@ ENTRIES = sorted(
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A hub whose cache holds this repository as `org/resnext`, so that torch.hub's own functions need no network."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)  # another test may have set it
-    (tmp_path / "hub").mkdir()
-    (tmp_path / "hub" / "org_resnext_main").symlink_to(ROOT)  # the same package: two of them are refused
+def repository(hub):
+    """This repository as `org/resnext` in the hub's folder, so that torch.hub's own functions need no network."""
+    hub.mkdir(parents=True)
+    (hub / "org_resnext_main").symlink_to(ROOT)  # the same package: two of them are refused
     return {"repo_or_dir": "org/resnext:main", "trust_repo": True, "skip_validation": True}
 
 
-def test_list_shows_exactly_the_entries(hub):
-    assert sorted(torch.hub.list(hub.pop("repo_or_dir"), **hub)) == ENTRIES
+def test_list_shows_exactly_the_entries(repository):
+    assert sorted(torch.hub.list(repository.pop("repo_or_dir"), **repository)) == ENTRIES
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_help_reads_well(hub, entry):
-    text = torch.hub.help(hub.pop("repo_or_dir"), entry, **hub)
+def test_help_reads_well(repository, entry):
+    text = torch.hub.help(repository.pop("repo_or_dir"), entry, **repository)
     assert text.strip()[0].isupper()
     for word in ("Args:", "num_classes", ".safetensors", "WeightsError"):
         assert word in text
     assert max(map(len, text.splitlines())) <= 120
 
 
-def test_load_from_a_cached_repository(hub, sample):
-    model = torch.hub.load(model="from_checkpoint", path=sample, **hub)
+def test_load_from_a_cached_repository(repository, sample):
+    model = torch.hub.load(model="from_checkpoint", path=sample, **repository)
     assert model.fc.weight.shape == (10, 1024)
 
 
@@ -66,7 +64,7 @@ def test_networks_are_built_from_this_folder(entry):
     assert model.fc.out_features == (10 if depth == 29 else 1000)
 
 
-def test_torch7_files_are_converted_after_the_hub_is_done(hub, sample, tmp_path):
+def test_torch7_files_are_converted_after_the_hub_is_done(repository, sample, tmp_path):
     """torch.hub takes the repository off sys.path once an entry is loaded; in a new process, from another folder."""
     script = f"""
 import sys, torch
@@ -76,7 +74,7 @@ import resnext
 assert 'conversion' not in sys.modules
 print(resnext.from_checkpoint({str(sample)!r}).fc.weight.shape)
 """
-    environment = {**os.environ, "TORCH_HOME": str(tmp_path), "PYTHONPATH": ""}
+    environment = {**os.environ, "PYTHONPATH": ""}
     run = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
     )

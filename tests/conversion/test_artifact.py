@@ -45,12 +45,11 @@ def test_name_size_and_digest_are_those_of_the_file(conversion, record, tmp_path
     }
 
 
-def test_pth_is_a_plain_state_dict_that_check_hash_accepts(conversion, record, tmp_path, monkeypatch):
+def test_pth_is_a_plain_state_dict_that_check_hash_accepts(conversion, record, tmp_path, hub):
     written = artifact.write_artifact(conversion.state_dict, record, tmp_path / "release")
     loaded = torch.load(written.path, weights_only=True)
     assert type(loaded) is dict
     assert loaded.keys() == conversion.state_dict.keys()
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     url = written.path.as_uri()
     again = torch.hub.load_state_dict_from_url(url, check_hash=True, progress=False, weights_only=True)
     assert all(torch.equal(again[name], value) for name, value in conversion.state_dict.items())

@@ -1,7 +1,7 @@
 """A real server on loopback that has files, and does everything that servers do wrong."""
 
 import re
-import time
+import threading
 
 from werkzeug import Response
 
@@ -9,12 +9,14 @@ from werkzeug import Response
 class Site:
     """`httpserver` with files, and a list of faults: each request takes one, until they are used up.
 
-    `asked` has the names that were asked for, `requests` the requests themselves. `delay` is per 64 KiB.
+    `asked` has the names that were asked for, `requests` the requests themselves. With `held` each answer waits until
+    that event is set.
     """
 
     def __init__(self, httpserver):
         self.files, self.asked, self.requests, self.faults = {}, [], [], []
-        self.delay, self.ranges, self.etag = 0.0, True, None
+        self.held, self.ranges, self.etag = None, True, None
+        self.over = threading.Event()  # set when the test is
         self.url = httpserver.url_for("").rstrip("/")
         httpserver.expect_request(re.compile("/.*")).respond_with_handler(self._answer)
 
@@ -22,7 +24,9 @@ class Site:
         self.asked.append(request.path.removeprefix("/"))
         self.requests.append(request)
         answer = self.faults.pop(0) if self.faults else self.whole
-        return self._slowly(answer(request)) if self.delay else answer(request)
+        if self.held:
+            self.held.wait()
+        return answer(request)
 
     def whole(self, request):
         """The right answer."""
@@ -36,29 +40,20 @@ class Site:
             response.make_conditional(request, accept_ranges=True, complete_length=len(body))
         return response
 
-    def broken(self, after, stall=0.0):
-        """The right answer, cut off (or silent) after so many bytes of it."""
+    def broken(self, after, silent=False):
+        """The right answer, cut off (or silent for the rest of the test) after so many bytes of it."""
 
         def fault(request):
             whole = self.whole(request)
 
             def body():
                 yield whole.get_data()[:after]
-                time.sleep(stall)
+                if silent:
+                    self.over.wait()
 
             return stream(body(), whole)
 
         return fault
-
-    def _slowly(self, response):
-        data = response.get_data()
-
-        def body():
-            for start in range(0, len(data), 2**16):
-                time.sleep(self.delay)
-                yield data[start : start + 2**16]
-
-        return stream(body(), response)
 
 
 def stream(body, like):

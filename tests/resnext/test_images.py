@@ -14,7 +14,7 @@ from resnext.weights.download import Patience
 from tests.helpers.pictures import make_images
 from tests.helpers.server import answer
 
-IMPATIENT = Patience(connect=2, read=0.4, retries=1, backoff=0.01)
+IMPATIENT = Patience(retries=1, backoff=0.01)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The network over batches, and the processes that share the work."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,9 +11,11 @@ import sys
 import pytest
 import torch
 
-from resnext.evaluation.counts import Counts, Errors
-from resnext.evaluation.run import logits_of, ranks, thread_pool
+from resnext.evaluation.counts import Counts, Errors, PartialCounts
+from resnext.evaluation.data import Outputs, open_data
+from resnext.evaluation.run import Processes, evaluate, logits_of, ranks, thread_pool
 from resnext.model import ResNeXt
+from resnext.preprocess import get_preprocess
 from tests.helpers.evaluation import kill_after, read_report, replace_keep, start, written
 from tests.helpers.networks import randomize, relative_error
 from tests.helpers.recorded import ROOT
@@ -163,3 +166,30 @@ def test_processes_that_see_different_data_are_refused(five_batches, arguments, 
 
     assert start(arguments, 2, before) == [2, 2]
     assert "process 1 would not count the same as process 0: data " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_nothing_is_cleared_up_before_the_report_is_written(five_batches, tmp_path, rank):
+    """On machines of their own, another process must not do so while the first one writes, which may fail."""
+    kept = []
+
+    def look(*_):
+        kept.append(len(list(tmp_path.rglob("shard-*.json"))))
+
+    class OneOfTwo(Processes):
+        """The other one has found the same."""
+
+        def connected(self):
+            return contextlib.nullcontext()
+
+        def gather(self, value):
+            look()
+            return [value] * 2
+
+    data = open_data(str(five_batches.data), Outputs(10), 4)
+    partial = PartialCounts(tmp_path / "report.json", {})
+    transform = get_preprocess("cifar10")
+    evaluate(five_batches.model, data, transform, OneOfTwo(rank, 2), partial, finish=look, workers=0)
+    mine = [3, 2][rank]
+    assert kept[-3:] == [[mine] * 3, [0, mine, mine]][rank]  # the counts, the report if it is this one's, the end
+    assert not list(tmp_path.iterdir())
