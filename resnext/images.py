@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Files with these names are images. torchvision's ImageFolder has all of them except the first and the third.
 EXTENSIONS = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-MAX_IMAGE_FILE = 64 * 2**20  # bytes that are read of one from a server or an archive; photographs have a few million
+MAX_IMAGE_FILE = 64 * 2**20  # bytes of one image from a server or an archive; photographs have a few million
 _CHUNK = 2**16
 _KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 

@@ -263,8 +263,8 @@ def _normalise(pixels: Tensor, mean: list[float], std: list[float]) -> Tensor:
 def _plan(height: int, width: int, size: int, crop: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rows and their weights, columns and theirs, of an image that is resized so that its shorter side is `size`.
 
-    Only of the `crop` by `crop` pixels in the centre, or of all (None). An image whose shorter side is `size` already
-    is not touched.
+    Only for the `crop` by `crop` pixels in the centre, or for all pixels (None). An image whose shorter side is already
+    `size` is not resized.
 
     Each output row is the sum of four rows of the image, `rows[:, i]`, times their weights, `row_weights[:, i]`; the
     same holds for columns. Indices int64, weights float32, all (4, count).

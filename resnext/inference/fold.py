@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from resnext.inference.private_torch import Convolution, remove_hooks
 from resnext.model import Bottleneck, PathBottleneck, ResNeXt, ResNeXtFeatures
 
-EXACT = 1e-10  # relative, in double precision: what two orders of the same sums may differ by
+EXACT = 1e-10  # relative, in double precision: how far two orders of the same sums may differ
 CHECKED = 2  # images of the example that are run in double precision
 
 
@@ -30,14 +30,14 @@ class FoldedConv(nn.Conv2d):
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, relu: bool, like: Any = None, groups: int = 1) -> None:
-        """`like`, a convolution, has the stride, padding and dilation; default: 1, 0 and 1."""
+        """Stride, padding and dilation are those of `like`, a convolution; default: 1, 0 and 1."""
         outputs, width, *size = weight.shape
         stride, padding, dilation = (like.stride, like.padding, like.dilation) if like is not None else (1, 0, 1)
         super().__init__(width * groups, outputs, (size[0], size[1]), stride, padding, dilation, groups, device="meta")
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(bias, requires_grad=False)
         self.relu = relu
-        self.packed: Convolution | None = None  # runs in place of all this
+        self.packed: Convolution | None = None  # replaces all of this
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         if self.packed is not None:
