@@ -60,13 +60,9 @@ def walk_images(folder: str | os.PathLike[str], unreadable: Callable[[OSError], 
             continue
         entered.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found.append((root, [name for name in files if _is_image(name)]))
+        found.append((root, [name for name in files if name.lower().endswith(EXTENSIONS) and name[0] != "."]))
     for root, files in sorted(found):
         yield from (Path(root, name) for name in sorted(files))
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
 def find_images(arguments: Sequence[str]) -> list[str | ImageError]:

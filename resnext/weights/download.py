@@ -482,11 +482,9 @@ def _open_session(patience: Patience) -> requests.Session:
 
 def root_cause(error: BaseException) -> str:
     """The innermost cause of an error in one line, without urllib3's classes and their addresses in memory."""
-    while isinstance(inner := getattr(error, "reason", None) or _wrapped(error), BaseException):
-        error = inner
+    while inner := [
+        cause for cause in (getattr(error, "reason", None), *error.args) if isinstance(cause, BaseException)
+    ]:
+        error = inner[0]
     text = _CONNECTION.sub("", " ".join(str(error).split())) or type(error).__name__
     return text[2:-2] if text.startswith("('") else text  # some errors of urllib3 are pairs: connection, text
-
-
-def _wrapped(error: BaseException) -> BaseException | None:
-    return next((argument for argument in error.args if isinstance(argument, BaseException)), None)
