@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resnext import classes, explain, forms, preprocess
+    from resnext.export.save import save
     from resnext.inference import aoti
     from resnext.inference.optimize import optimize
     from resnext.model import ResNeXt
@@ -26,6 +27,7 @@ __all__ = [
     "list_models",
     "optimize",
     "preprocess",
+    "save",
 ]
 
 # The module of each public name. It is imported on first use, so that tools that need no network do not wait for torch,
@@ -38,6 +40,7 @@ _HOME = {
     "from_checkpoint": "zoo",
     "list_models": "zoo",
     "optimize": "inference.optimize",
+    "save": "export.save",
 }
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
+_WORDNET_ID = re.compile(r"n\d{8}")
 _IMAGENET = Path(__file__).with_name("imagenet_classes.tsv")
 
 # batches.meta.txt and fine_label_names.txt of https://www.cs.toronto.edu/~kriz/cifar.html (Krizhevsky, 2009)
@@ -45,17 +48,26 @@ def class_names(data_set: str) -> tuple[str, ...]:
     raise ValueError(f"unknown data set {data_set!r}; expected imagenet, cifar10 or cifar100")
 
 
-def output_names(data_set: str, num_classes: int) -> tuple[str, ...]:
-    """A name for each output of a network: those of `data_set` if the numbers agree, else "class 0", "class 1", …
+def output_names(data_set: str, num_classes: int, classes: Sequence[str] | None = None) -> tuple[str, ...]:
+    """A name for each output of a network: its own `classes`, else those of `data_set` if the numbers agree.
 
-    A network that was fine-tuned on other classes keeps the preprocessing of its data set, but not the names.
+    Otherwise "class 0", "class 1", …: a network that was fine-tuned on other classes keeps the preprocessing of its
+    data set, but not the names.
     """
+    if classes is not None:
+        return tuple(classes)
     names = class_names(data_set)
     return names if len(names) == num_classes else tuple(f"class {index}" for index in range(num_classes))
 
 
-def output_ids(data_set: str, num_classes: int) -> tuple[str | None, ...]:
-    """The WordNet id of each output of a network; None where the classes are not ImageNet's."""
+def output_ids(data_set: str, num_classes: int, classes: Sequence[str] | None = None) -> tuple[str | None, ...]:
+    """The WordNet id of each output of a network; None where a class has none.
+
+    A network's own `classes` have one where they are such ids, as the names of ImageNet's folders are, or the names of
+    ImageNet's 1,000 classes.
+    """
+    if classes is not None and tuple(classes) != class_names("imagenet"):
+        return tuple(name if _WORDNET_ID.fullmatch(name) else None for name in classes)
     known = data_set == "imagenet" and num_classes == len(wordnet_ids())
     return wordnet_ids() if known else (None,) * num_classes
 

@@ -209,8 +209,9 @@ class ResNeXt(Intermediates, nn.Module):
         global_pool: "avg" as in the paper, "max", "avgmax" (their mean), "catavgmax" (one after the other, which
             gives the classifier twice the features), or "" for none (then num_classes must be 0).
 
-    `feature_info` tells channels and reduction of the maps between the stages; `preprocessing` names the preprocessing
-    of `resnext.preprocess` that the weights were trained with. Initialised as in the official code.
+    `feature_info` tells channels and reduction of the maps between the stages. `resnext.save` keeps what is known of
+    the weights with them: `preprocessing`, a name of the authors' or a `resnext.preprocess.Preprocessing`; `classes`,
+    the names of the outputs, and `license`, or None. Initialised as in the official code.
 
     Raises TypeError and ValueError, which name the argument, for a network that cannot be built.
     """
@@ -239,7 +240,8 @@ class ResNeXt(Intermediates, nn.Module):
         check_options(stem, form, replace_stride_with_dilation, norm_layer, zero_init_residual, drop_path_rate)
         check_head(num_classes, drop_rate, global_pool)
         self.in_channels, self.form, self.stem, self.zero_init_residual = in_channels, form, stem, zero_init_residual
-        self.preprocessing = data_set(stem, num_classes)
+        self.preprocessing: Any = data_set(stem, num_classes)
+        self.license: str | None = None
         kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
         self.conv1 = nn.Conv2d(in_channels, 64, kernel, stride, padding=kernel // 2, bias=False)
         self.bn1 = norm_layer(64)
@@ -362,6 +364,7 @@ class ResNeXt(Intermediates, nn.Module):
         self.head_hidden_size = self.num_features * (2 if self.global_pool == "catavgmax" else 1)  # timm's name
         self.fc: Any = make_classifier(self.head_hidden_size, num_classes).to(self.conv1.weight).train(self.training)
         self.num_classes = num_classes
+        self.classes: list[str] | None = None  # a new classifier has none yet
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the inputs of the bottlenecks for the backward pass, which runs each once more: less memory.
@@ -375,6 +378,11 @@ class ResNeXt(Intermediates, nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """For timm's learning rates by depth: which parameters make a layer; the classifier is what matches neither."""
         return {"stem": r"conv1|bn1", "blocks": r"layer(\d+)" if coarse else r"layer(\d+)\.(\d+)"}
+
+    @property
+    def data_set(self) -> str:
+        """The data set of the authors whose classes the outputs may be: "imagenet", "cifar10" or "cifar100"."""
+        return self.preprocessing if isinstance(self.preprocessing, str) else data_set(self.stem, self.num_classes)
 
     def transform(self) -> nn.Module:
         """`preprocess` as a module, for data sets and pipelines: the input that these weights were trained on.

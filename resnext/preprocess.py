@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -42,26 +44,135 @@ IMAGENET = SETTINGS["imagenet"]
 # Residual Networks (arXiv 1603.05027), who take 320 px crops of images whose shorter side is 320.
 RESIZE = {224: 256, 320: 320}
 
+_LARGEST = 4096  # pixels of the side of an input: settings may come from a file that a stranger made
+# of each pipeline, its own first
+_INTERPOLATIONS = {"torch7": ("bicubic",), "torchvision": ("bilinear", "bicubic"), "cifar": (None,)}
+
 _BAND = 5000  # pixels of a PIL image that are resized at a time: 250 kB with their neighbours
 
 
-def get_preprocess(data_set: str, *, crop: int | None = None, ten_crop: bool = False) -> nn.Module:
-    """The authors' evaluation pipeline for networks that were trained on "imagenet", "cifar10" or "cifar100".
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the input of a network that was not trained as the authors' were.
+
+    `model.preprocessing` is such a value or the name of the authors' own; `resnext.save` keeps it with the weights.
 
     Args:
-        data_set: one of those.
-        crop: for ImageNet only: 224 (shorter side 256), which is the default, or 320 (shorter side 320).
-        ten_crop: for ImageNet only: ten crops of each image, (10, 3, crop, crop) or (N, 10, 3, crop, crop); the
+        pipeline: "torch7" (`Torch7Preprocess`), "torchvision" (`TorchvisionPreprocess`, which is timm's as well) or
+            "cifar" (`CifarPreprocess`: images are taken whole).
+        resize: the shorter side in pixels; None for "cifar".
+        crop: side of the crop in the centre, at most `resize`; None for "cifar".
+        interpolation: "bicubic" for "torch7"; "bilinear" or "bicubic" (antialiased) for "torchvision"; None for
+            "cifar".
+        mean, std: of red, green and blue, of values from 0 to 1; for "cifar", from 0 to 255. Default: ImageNet's; for
+            "cifar", CIFAR-10's.
+
+    What is left out is as the authors (for "torchvision": as torchvision) have it for 224 px. Raises TypeError and
+    ValueError for what makes no sense.
+    """
+
+    pipeline: str = "torch7"
+    resize: int | None = None
+    crop: int | None = None
+    interpolation: str | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.pipeline not in _INTERPOLATIONS:
+            raise ValueError(f"pipeline {self.pipeline!r}; expected one of {', '.join(_INTERPOLATIONS)}")
+        whole = self.pipeline == "cifar"
+        usual = SETTINGS["cifar10" if whole else "imagenet"]
+        mean, std = _check_settings(self.mean or usual.mean, self.std or usual.std)
+        known = _INTERPOLATIONS[self.pipeline]
+        filled = {
+            "resize": self.resize if whole or self.resize is not None else 256,
+            "crop": self.crop if whole or self.crop is not None else 224,
+            "interpolation": known[0] if self.interpolation is None else self.interpolation,
+            "mean": tuple(mean),
+            "std": tuple(std),
+        }
+        for name, value in filled.items():
+            object.__setattr__(self, name, value)
+        if self.interpolation not in known:
+            expected = " or ".join(str(name) for name in known)
+            raise ValueError(f"interpolation {self.interpolation!r}; expected {expected} for {self.pipeline}")
+        sizes = (self.crop, self.resize)
+        if whole:
+            if sizes != (None, None):
+                raise ValueError("resize and crop do not go with the pipeline cifar, which takes images whole")
+        elif not all(type(size) is int for size in sizes):
+            raise TypeError(f"resize {self.resize!r}, crop {self.crop!r}; expected whole numbers of pixels")
+        elif not 1 <= self.crop <= self.resize <= _LARGEST:  # type: ignore[operator]
+            raise ValueError(
+                f"resize {self.resize}, crop {self.crop}; expected a crop from 1 to resize, and {_LARGEST} px at most"
+            )
+
+    @classmethod
+    def of(cls, preprocessing: str | Preprocessing | Mapping[str, Any]) -> Preprocessing:
+        """The settings that a name of the authors', a value of this class or a mapping of its arguments stands for.
+
+        Raises TypeError and ValueError for anything else.
+        """
+        if isinstance(preprocessing, Preprocessing):
+            return preprocessing
+        if isinstance(preprocessing, str):
+            if preprocessing not in SETTINGS:
+                raise ValueError(
+                    f"unknown data set {preprocessing!r}; expected {', '.join(SETTINGS)}, or a Preprocessing"
+                )
+            whole = preprocessing != "imagenet"
+            return cls(
+                "cifar" if whole else "torch7", mean=SETTINGS[preprocessing].mean, std=SETTINGS[preprocessing].std
+            )
+        if not isinstance(preprocessing, Mapping):
+            raise TypeError(f"preprocessing {preprocessing!r}; expected a name, a Preprocessing or its arguments")
+        return cls(**preprocessing)
+
+    @property
+    def name(self) -> str | None:
+        """The name in `SETTINGS` if these are the authors' settings, else None."""
+        return next((name for name in SETTINGS if Preprocessing.of(name) == self), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The arguments, for JSON."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    def make(self) -> nn.Module:
+        """The pipeline as a module."""
+        if self.pipeline == "cifar":
+            return CifarPreprocess(self.mean, self.std)
+        assert self.resize is not None
+        assert self.crop is not None
+        if self.pipeline == "torch7":
+            return Torch7Preprocess(self.resize, self.crop, mean=self.mean, std=self.std)
+        assert self.interpolation is not None
+        return TorchvisionPreprocess(self.resize, self.crop, self.interpolation, mean=self.mean, std=self.std)
+
+
+def get_preprocess(
+    preprocessing: str | Preprocessing | Mapping[str, Any], *, crop: int | None = None, ten_crop: bool = False
+) -> nn.Module:
+    """The evaluation pipeline of a network, by its `preprocessing`.
+
+    Args:
+        preprocessing: "imagenet", "cifar10" or "cifar100" for the authors' own, or other settings.
+        crop: for "imagenet" only: 224 (shorter side 256), which is the default, or 320 (shorter side 320).
+        ten_crop: for "imagenet" only: ten crops of each image, (10, 3, crop, crop) or (N, 10, 3, crop, crop); the
             official code (train.lua) adds up their logits.
 
-    Raises ValueError for anything else.
+    Raises ValueError for anything else, TypeError as `Preprocessing` does.
     """
-    if data_set not in SETTINGS:
-        raise ValueError(f"unknown data set {data_set!r}; expected {', '.join(SETTINGS)}")
-    if data_set != "imagenet":
+    if preprocessing != "imagenet":
+        settings = Preprocessing.of(preprocessing)
         if crop is not None or ten_crop:
-            raise ValueError(f"images of {data_set} are taken whole; crop and ten_crop are for imagenet")
-        return CifarPreprocess(*SETTINGS[data_set])
+            how = (
+                f"images of {preprocessing} are taken whole"
+                if isinstance(preprocessing, str)
+                else "it has its own crop"
+            )
+            raise ValueError(f"{how}; crop and ten_crop are for imagenet")
+        return settings.make()
     crop = 224 if crop is None else crop
     if crop not in RESIZE:
         raise ValueError(
@@ -176,6 +287,81 @@ class CifarPreprocess(nn.Module):
         return f"mean={self.mean}, std={self.std}"
 
 
+class TorchvisionPreprocess(nn.Module):
+    """What torchvision's `ImageClassification` does with a PIL image, to the bit, without torchvision.
+
+    Converted to RGB, the shorter side to `resize` (antialiased), cropped in the centre, normalised. Takes what
+    `Torch7Preprocess` takes. Returns float32 (3, crop, crop) or (N, 3, crop, crop). Pillow
+    resizes, so it can neither be scripted nor exported.
+
+    Args:
+        resize: the shorter side.
+        crop: side of the crop, at most `resize`.
+        interpolation: "bilinear" as in torchvision, or "bicubic" as in most networks of timm.
+        mean, std: of red, green and blue, of values from 0 to 1.
+        ten_crop: give (…, 10, 3, crop, crop): the corners and the centre, of the image and of its mirror image, as
+            torchvision's `TenCrop` makes them.
+
+    Raises as `Torch7Preprocess` does.
+    """
+
+    def __init__(
+        self,
+        resize: int = 256,
+        crop: int = 224,
+        interpolation: str = "bilinear",
+        *,
+        mean: Sequence[float] = IMAGENET.mean,
+        std: Sequence[float] = IMAGENET.std,
+        ten_crop: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 1 <= crop <= resize:
+            raise ValueError(f"resize {resize}, crop {crop}; expected a crop from 1 to resize")
+        if interpolation not in _INTERPOLATIONS["torchvision"]:
+            raise ValueError(f"interpolation {interpolation!r}; expected bilinear or bicubic")
+        self.resize, self.crop, self.interpolation, self.ten_crop = resize, crop, interpolation, ten_crop
+        self.mean, self.std = _check_settings(mean, std)
+
+    def forward(self, image: Tensor) -> Tensor:
+        if not isinstance(image, Tensor):
+            return _forward_other(self, image)
+        from PIL.Image import fromarray
+
+        _check_tensor(image)
+        pictures = image.cpu().unsqueeze(0) if image.dim() == 3 else image.cpu()
+        made = [self._forward_pil(fromarray(picture.permute(1, 2, 0).contiguous().numpy())) for picture in pictures]
+        return (made[0] if image.dim() == 3 else torch.stack(made)).to(image.device)
+
+    def _forward_pil(self, picture: object) -> Tensor:
+        from PIL.Image import Resampling, Transpose
+
+        image = _check_pil(picture).convert("RGB")
+        short, long = sorted(image.size)
+        scaled = int(self.resize * long / short)
+        size = (self.resize, scaled) if image.width <= image.height else (scaled, self.resize)
+        if image.size != size:
+            image = image.resize(size, Resampling[self.interpolation.upper()])
+        if not self.ten_crop:
+            return self._crops(image, corners=False)[0]
+        mirrored = image.transpose(Transpose.FLIP_LEFT_RIGHT)
+        return torch.stack([*self._crops(image, corners=True), *self._crops(mirrored, corners=True)])
+
+    def _crops(self, image: Image, *, corners: bool) -> list[Tensor]:
+        right, bottom = image.width - self.crop, image.height - self.crop
+        places = [(0, 0), (right, 0), (0, bottom), (right, bottom)] if corners else []
+        places.append((round(right / 2), round(bottom / 2)))
+        return [self._tensor(image.crop((x, y, x + self.crop, y + self.crop))) for x, y in places]
+
+    def _tensor(self, image: Image) -> Tensor:
+        values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+        values = values.view(image.height, image.width, 3).permute(2, 0, 1).contiguous().float().div_(255)
+        return _normalise(values, self.mean, self.std)
+
+    def extra_repr(self) -> str:
+        return f"resize={self.resize}, crop={self.crop}, interpolation={self.interpolation}"
+
+
 class TenCrop(nn.Module):
     """The official `TenCrop`: centre, top left, top right, bottom left, bottom right; then of the mirror image.
 
@@ -206,7 +392,8 @@ class TenCrop(nn.Module):
 
 def _check_settings(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
     checked = [float(value) for value in mean], [float(value) for value in std]
-    if [len(values) for values in checked] != [3, 3] or not min(checked[1]) > 0:
+    sound = [len(values) for values in checked] == [3, 3] and all(map(math.isfinite, (*checked[0], *checked[1])))
+    if not sound or not min(checked[1]) > 0:
         raise ValueError(f"mean {tuple(mean)}, std {tuple(std)}; expected three numbers each, std above 0")
     return checked
 

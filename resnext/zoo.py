@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from resnext.architecture import IMAGENET_LAYERS, Architecture
 from resnext.arguments import NormLayer, check, check_count, check_flag, check_form
+from resnext.classes import class_names
 from resnext.forms import FORMS
 from resnext.model import ResNeXt
 from resnext.weights.loading import AUTHORS_WEIGHTS, load
@@ -197,7 +198,10 @@ def create(
         ema=ema,
     )
     if pretrained:
-        model.preprocessing = get_record(architecture.name).preprocessing
+        record = get_record(architecture.name)
+        model.preprocessing, model.license = record.preprocessing, record.license
+        names = class_names(record.preprocessing)
+        model.classes = list(names) if model.num_classes == len(names) else None
     return model
 
 

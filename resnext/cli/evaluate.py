@@ -83,7 +83,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     checkpoint = find_checkpoint(options.arch, options.weights, options.ema)
     model = checkpoint.load()
     transform, preprocessing = choose_transform(model, options.preprocess, options.crop, options.ten_crop)
-    outputs = Outputs.of(model.preprocessing, model.num_classes)
+    outputs = Outputs.of(model.data_set, model.num_classes, model.classes)
     data = open_data(options.data, outputs, options.batch)
     processes = Processes.from_environment()
     setup = {

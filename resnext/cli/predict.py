@@ -16,12 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from resnext.classes import output_ids, output_names
-from resnext.cli.command_line import CommandError, Parser, add_checkpoint_options, find_checkpoint, warn, whole_number
+from resnext.cli.command_line import (
+    CommandError,
+    Parser,
+    add_checkpoint_options,
+    find_checkpoint,
+    one_line,
+    warn,
+    whole_number,
+)
 from resnext.cli.plot import BARS, MAX_ROWS, Row, save
 from resnext.explain import map_features
 from resnext.images import ImageError, find_images, read_image
 from resnext.model import ResNeXt
-from resnext.preprocess import SETTINGS, CifarPreprocess, get_preprocess
+from resnext.preprocess import CifarPreprocess, get_preprocess
 from resnext.weights.download import is_url, local_path
 from resnext.weights.progress import track
 
@@ -62,9 +70,10 @@ def _predict(options: argparse.Namespace) -> int:
         model = find_checkpoint(options.arch, options.weights, options.ema).load()
         _check_network(model, options.top)
         top = options.top or _TOP
-        names = output_names(model.preprocessing, model.num_classes)
-        ids = output_ids(model.preprocessing, model.num_classes)
-        results = classify(model, _read(found, model.preprocessing), max(top, BARS))
+        preprocess = get_preprocess(model.preprocessing)
+        names = output_names(model.data_set, model.num_classes, model.classes)
+        ids = output_ids(model.data_set, model.num_classes, model.classes)
+        results = classify(model, _read(found, preprocess), max(top, BARS))
     for result in results:
         if isinstance(result, ImageError):
             skipped.append(result)
@@ -72,7 +81,7 @@ def _predict(options: argparse.Namespace) -> int:
         else:
             entries.append(_entry(result, top, names, ids))
             if options.plot is not None:
-                rows.append(plot_row(result, names, model.preprocessing))
+                rows.append(plot_row(result, names, preprocess))
     for error in skipped:
         warn("resnext", f"skipped {error}")
     if rows:
@@ -148,9 +157,8 @@ def _fits(image: Tensor, batch: Sequence[tuple[str, Tensor]]) -> bool:
     return image.shape == batch[0][1].shape and (len(batch) + 1) * height * width <= PIXELS_AT_ONCE
 
 
-def _read(found: Sequence[str | ImageError], data_set: str) -> Iterator[tuple[str, Tensor] | ImageError]:
+def _read(found: Sequence[str | ImageError], preprocess: nn.Module) -> Iterator[tuple[str, Tensor] | ImageError]:
     """Each image, preprocessed; an error in place of one that cannot be read or used."""
-    preprocess = get_preprocess(data_set)
     for source in track(found, unit="image"):
         yield source if isinstance(source, ImageError) else _read_one(source, preprocess)
 
@@ -219,14 +227,16 @@ def _text(entry: dict[str, Any]) -> str:
     lines = [entry["image"]]
     for best in entry["predictions"]:
         wordnet_id = f"  {best['wordnet_id']}" if best["wordnet_id"] else ""
-        lines.append(f"  {best['probability'] * 100:6.2f} %{wordnet_id}  {best['name']}")
+        lines.append(f"  {best['probability'] * 100:6.2f} %{wordnet_id}  {one_line(best['name'])}")
     return "\n".join(lines)
 
 
-def plot_row(result: Result, names: Sequence[str], data_set: str) -> Row:
-    """What the plot shows of a result."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in SETTINGS[data_set])
-    image = (result.image * std + mean) / (1 if data_set == "imagenet" else 255)  # CIFAR's are pixel values
+def plot_row(result: Result, names: Sequence[str], preprocess: Any) -> Row:
+    """What the plot shows of a result, of an image that `preprocess` prepared."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
+    image = result.image * std + mean
+    if isinstance(preprocess, CifarPreprocess):  # whose values are those of pixels
+        image /= 255
     path = unquote(urlsplit(result.source).path) if is_url(result.source) else result.source
     return Row(
         os.path.basename(path) or result.source,

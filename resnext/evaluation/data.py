@@ -17,6 +17,7 @@ import os
 import re
 import subprocess
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,19 +66,23 @@ class Outputs:
     names: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, data_set: str, num_classes: int) -> Outputs:
-        """Those of a network with `num_classes` outputs for the data set "imagenet", "cifar10" or "cifar100"."""
-        names = class_names(data_set)
-        ids = tuple(wordnet_id for wordnet_id in output_ids(data_set, num_classes) if wordnet_id is not None)
-        return cls(num_classes, ids, names if len(names) == num_classes else ())
+    def of(cls, data_set: str, num_classes: int, classes: Sequence[str] | None = None) -> Outputs:
+        """Those of a network with `num_classes` outputs for the data set "imagenet", "cifar10" or "cifar100".
+
+        A network's own `classes` come first.
+        """
+        names = class_names(data_set) if classes is None else tuple(classes)
+        ids = tuple(filter(None, output_ids(data_set, num_classes, classes)))
+        return cls(num_classes, ids if len(ids) == num_classes else (), names if len(names) == num_classes else ())
 
 
 def match_folders(folders: Sequence[str], outputs: Outputs, where: str) -> list[int]:
     """The output that each class folder stands for.
 
     For a network of ImageNet's 1,000 classes, folders named by WordNet id are matched by id, so there may be fewer of
-    them. All other folders stand for the outputs in sorted order, as in torchvision's ImageFolder, and there must be
-    one for each output. Raises DataError with both counts, or with the names that do not fit.
+    them; the same holds for folders that have the names of the network's classes. All other folders stand for the
+    outputs in sorted order, as in torchvision's ImageFolder, and there must be one for each output. Raises DataError
+    with both counts, or with the names that do not fit.
     """
     wordnet = [name for name in folders if _WORDNET_ID.fullmatch(name)]
     if outputs.ids and wordnet:
@@ -94,8 +99,19 @@ def match_folders(folders: Sequence[str], outputs: Outputs, where: str) -> list[
                 f"network's {outputs.count:,} ({_some(unknown)})"
             )
         return [index[name] for name in folders]
+    times = Counter(outputs.names)  # some lists of classes have a name twice
+    named = {name: output for output, name in enumerate(outputs.names) if times[name] == 1}
+    if other := [name for name in folders if name not in named]:
+        if len(other) < len(folders):
+            raise DataError(
+                f"{where}: {len(folders) - len(other)} class folders have the name of a class of the network, and "
+                f"{len(other)} have not ({_some(other)}); expected one or the other"
+            )
+    else:
+        return [named[name] for name in folders]
     if len(folders) != outputs.count:
         fewer = ", or folders named by WordNet id (n01440764, …), which may be fewer" if outputs.ids else ""
+        fewer = fewer or (", or folders with the names of its classes, which may be fewer" if outputs.names else "")
         raise DataError(
             f"{where}: {len(folders):,} class folder{'s' * (len(folders) != 1)} ({_some(folders)}), and the network "
             f"has {outputs.count:,} classes; expected as many (empty ones count){fewer}"

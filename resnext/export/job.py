@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from resnext.export.formats import FORMATS, Exported
 from resnext.inference.fold import allowed_error, bare_copy, check_model, relative_error
 from resnext.inference.optimize import PRECISIONS, TOLERANCE, prepare
 from resnext.model import ResNeXt
-from resnext.preprocess import Torch7Preprocess, get_preprocess
+from resnext.preprocess import Preprocessing, get_preprocess
 from resnext.weights.atomic import replacing
 from resnext.weights.download import sha256_of
 from resnext.weights.files import WeightsError, first_line, tensor_digest
@@ -163,6 +162,10 @@ def _make_job(model: ResNeXt, options: Options, weights: Path | None) -> Job:
         raise ValueError(f"{path} is the file with the weights; choose another name")
     if options.with_preprocess and model.in_channels != 3:
         raise ValueError(f"with_preprocess gives 3 channels, but this network takes {model.in_channels}")
+    if options.with_preprocess and Preprocessing.of(model.preprocessing).pipeline == "torchvision":
+        raise ValueError(
+            "with_preprocess does not go with the pipeline torchvision: Pillow resizes, which no file can hold"
+        )
     shapes = _shapes(model, options)
     network = bare_copy(model).to("cpu", torch.float32).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
@@ -175,8 +178,9 @@ def _make_job(model: ResNeXt, options: Options, weights: Path | None) -> Job:
 
 def _shapes(model: ResNeXt, options: Options) -> list[tuple[int, ...]]:
     """The shapes of the images that the network is exported with and checked on."""
-    resized = options.with_preprocess and model.stem == "imagenet"
-    default = 32 if model.stem == "cifar" else 256 if resized else 224
+    settings = Preprocessing.of(model.preprocessing)
+    resized = options.with_preprocess and settings.resize is not None
+    default = (settings.resize if resized else settings.crop) or (32 if model.stem == "cifar" else 224)
     size = default if options.image_size is None else options.image_size
     height, width = (size, size) if isinstance(size, int) else size
     batch = 1 if options.batch_size is None else options.batch_size
@@ -282,16 +286,21 @@ def _describe_preprocessing(model: ResNeXt) -> dict[str, str]:
     """The whole of the authors' preprocessing, for runtimes that lack it: pixels, and mean and std of R, G, B."""
     if model.in_channels != 3:
         return {"preprocessing": UNKNOWN}
-    module: Any = get_preprocess(model.preprocessing)
-    resized = isinstance(module, Torch7Preprocess)
+    settings = Preprocessing.of(model.preprocessing)
+    resized = settings.resize is not None
+    interpolation = {
+        "torch7": "bicubic, a = -0.5, corners aligned, not antialiased",
+        "torchvision": f"{settings.interpolation}, antialiased, as Pillow does it",
+        "cifar": "none",
+    }
     return {
-        "preprocessing": model.preprocessing,
-        "preprocessing_resize": f"shorter side {module.resize}" if resized else "none",
-        "preprocessing_interpolation": "bicubic, a = -0.5, corners aligned, not antialiased" if resized else "none",
-        "preprocessing_crop": f"centre {module.crop}" if resized else "none",
+        "preprocessing": settings.name or settings.pipeline,
+        "preprocessing_resize": f"shorter side {settings.resize}" if resized else "none",
+        "preprocessing_interpolation": interpolation[settings.pipeline],
+        "preprocessing_crop": f"centre {settings.crop}" if resized else "none",
         "preprocessing_values": "0 to 1" if resized else "0 to 255",
-        "preprocessing_mean": ", ".join(map(str, module.mean)),
-        "preprocessing_std": ", ".join(map(str, module.std)),
+        "preprocessing_mean": ", ".join(map(str, settings.mean)),
+        "preprocessing_std": ", ".join(map(str, settings.std)),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import mmap
 import os
 import pickle
@@ -48,6 +49,8 @@ _mapping = threading.Lock()
 _allowing = threading.Lock()
 _ARRAYS = re.compile(r"numpy\.\S*_reconstruct")  # how pickles begin an array
 _NO_CODE = "In the program that wrote it, save only the weights: torch.save(model.state_dict(), 'weights.pth')"
+RECORD = "provenance.json"  # what is kept with the weights: an entry of a .pth, beside its data.pkl
+LARGEST_RECORD = 2**24  # bytes; the names of 21,841 classes take one million
 
 
 class WeightsError(RuntimeError):
@@ -394,12 +397,13 @@ def _convert_t7(path: str, prove: bool) -> Contents:
 
 def find_format(head: bytes) -> str | None:
     """`pth` (or .npz, a zip too), `safetensors`, `hdf5` or `t7`, by the first 64 bytes; None for anything else."""
+    # The longest header that safetensors reads. It comes first: a length may begin as a pickle does.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 10**8:
+        return "safetensors"
     if head.startswith((b"PK\x03\x04", b"\x80")):
         return "pth"
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "hdf5"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 10**8:  # the longest header that safetensors reads
-        return "safetensors"
     # a table or an object as root: type 3 or 4 as int32 in either byte order, or as a line of text
     if head.startswith((b"\3\0\0\0", b"\4\0\0\0", b"\0\0\0\3", b"\0\0\0\4", b"3\n", b"4\n")):
         return "t7"
@@ -464,6 +468,45 @@ def _check_values(path: str, state_dict: Mapping[str, Tensor]) -> None:
             raise WeightsError(f"{path}: {name!r} holds NaN or infinity; expected finite values")
         if name.endswith("running_var") and (value < 0).any():
             raise WeightsError(f"{path}: {name!r} is {value.min().item():g} somewhere; expected 0 or more everywhere")
+
+
+def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a `.pth` or `.safetensors` file says of its weights, as `resnext.save` wrote it; {} where it says nothing.
+
+    It is data of whoever made the file: a JSON object of bounded size whose values are still to be checked. One that
+    cannot be read is passed over with a warning. Raises WeightsError where the file cannot be read.
+    """
+    shown = os.fspath(path)
+    head, _ = _look(path)
+    try:
+        match find_format(head):
+            case "pth" if head.startswith(b"PK"):
+                text = _record_of_archive(shown)
+            case "safetensors":
+                from safetensors import safe_open
+
+                with safe_open(shown, "pt") as file:
+                    text = (file.metadata() or {}).get("resnext", "{}")
+            case _:
+                return {}
+        record = json.loads(text) if len(text) <= LARGEST_RECORD else None
+        if isinstance(record, dict):
+            return record
+        problem = f"expected a JSON object of at most {LARGEST_RECORD:,} bytes"
+    except Exception as error:  # whatever a damaged archive or header raises
+        problem = first_line(error)
+    warn(f"{shown}: what is kept with the weights cannot be read and is passed over: {problem}")
+    return {}
+
+
+def _record_of_archive(path: str) -> str:
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.filename.partition("/")[2] == RECORD:
+                if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > LARGEST_RECORD:
+                    raise ValueError(f"expected at most {LARGEST_RECORD:,} bytes, not compressed")
+                return archive.read(entry).decode("utf-8")
+    return "{}"
 
 
 def tensor_digest(state_dict: Mapping[str, Tensor]) -> str:

@@ -16,6 +16,7 @@ from resnext.weights.download import is_url
 from resnext.weights.files import Contents, WeightsError, first_line, on_cpu, read_weights, warn
 from resnext.weights.layouts import LayoutError, read_layout
 from resnext.weights.pretrained import fetch
+from resnext.weights.records import Kept, read_kept
 
 AUTHORS_WEIGHTS = ("DEFAULT", "IMAGENET1K_V1")  # names of the published weights, as in torchvision's builders
 
@@ -23,7 +24,7 @@ AUTHORS_WEIGHTS = ("DEFAULT", "IMAGENET1K_V1")  # names of the published weights
 def load(
     weights: str | os.PathLike[str],
     expected: Architecture | None = None,
-    build: Callable[[Architecture], ResNeXt] | None = None,
+    build: Callable[..., ResNeXt] | None = None,
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
@@ -69,7 +70,7 @@ def _find_file(weights: str | os.PathLike[str], progress: bool) -> str:
 def _load(
     path: str,
     expected: Architecture | None,
-    build: Callable[[Architecture], ResNeXt] | None,
+    build: Callable[..., ResNeXt] | None,
     num_classes: int | None,
     in_channels: int | None,
     published: bool,
@@ -88,10 +89,13 @@ def _load(
         num_classes=found.num_classes if num_classes is None else num_classes,
         in_channels=found.in_channels if in_channels is None else in_channels,
     )
+    kept = Kept() if published else read_kept(path, found)
+    given = getattr(build, "keywords", {})  # comes before what is kept
+    options = {} if given.get("features_only") else {k: v for k, v in kept.options.items() if k not in given}
     if build is not None:
-        model = build(wanted).float()
-    elif wanted != found:
-        model = wanted.build_empty()
+        model = build(wanted, **options).float()
+    elif wanted != found or options:
+        model = wanted.build_empty(**options)
     _fit_pooling(model, _shapes(state_dict))
     if wanted.in_channels != found.in_channels:
         state_dict["conv1.weight"] = _adapt_channels(state_dict["conv1.weight"], wanted.in_channels)
@@ -115,7 +119,9 @@ def _load(
     if remarks:
         warn(f"{path}{' ' if remarks[0].startswith('has ') else ': '}{'; '.join(remarks)}")
     _fill(model, convert_state_dict(state_dict, "C", model.form), path)
-    model.preprocessing = found.data_set
+    model.preprocessing, model.license = kept.preprocessing or found.data_set, kept.license
+    if wanted.num_classes == found.num_classes:
+        model.classes = kept.classes
     return model
 
 

@@ -1,18 +1,23 @@
-"""What is published: the records of `weights.json`, with the source of every figure."""
+"""What is known of weights: the records of `weights.json`, with the source of every figure, and what a file says."""
 
 from __future__ import annotations
 
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
-from resnext.weights.files import WeightsError
+from resnext.architecture import Architecture
+from resnext.preprocess import Preprocessing
+from resnext.weights.files import WeightsError, first_line, read_record, warn
 
 RECORDS = Path(__file__).with_name("weights.json")
 _LARGEST = 2**26  # bytes of JSON that are read
+_LONGEST = 1000  # characters of a name of a class, or of a licence
+OPTIONS = ("replace_stride_with_dilation", "global_pool")  # of a network, that are kept with its weights
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,77 @@ def _record(data: dict[str, Any]) -> Record:
         data["license"],
         data["license_url"],
     )
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a file says of the network in it: its own `classes`, `preprocessing`, `license`; None for what it does not.
+
+    `options` are those arguments of `ResNeXt` that change what it computes and that no weights tell.
+    """
+
+    classes: list[str] | None = None
+    preprocessing: str | Preprocessing | None = None
+    license: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_kept(path: str, architecture: Architecture) -> Kept:
+    """What is kept with the weights in a file (see `resnext.save`), whose shapes are those of `architecture`.
+
+    A file may come from a stranger: each value is checked, and a warning names those that are passed over. Raises
+    WeightsError where the file cannot be read.
+    """
+    record, wrong = read_record(path), []
+    kept: dict[str, Any] = {}
+    for name, check in _CHECKS.items():
+        if record.get(name) is None:
+            continue
+        try:
+            kept[name] = check(record[name], architecture)
+        except (TypeError, ValueError, OverflowError) as error:
+            wrong.append(f"{name} ({shorten(first_line(error), 200)})")
+    if wrong:
+        warn(f"{path}: passed over of what is kept with the weights: {'; '.join(wrong)}")
+    return Kept(options=kept.pop("architecture", {}), **kept)
+
+
+def _check_classes(value: Any, architecture: Architecture) -> list[str]:
+    if not isinstance(value, list) or len(value) != architecture.num_classes:
+        got = f"{len(value)}" if isinstance(value, list) else type(value).__name__
+        raise ValueError(f"expected a list of {architecture.num_classes} names, got {got}")
+    return [_check_text(name, architecture) for name in value]
+
+
+def _check_text(value: Any, _: Architecture) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= _LONGEST:
+        raise ValueError(f"expected a text of 1 to {_LONGEST} characters")
+    value.encode()  # half a character of UTF-16 raises a ValueError
+    return value
+
+
+def _check_preprocessing(value: Any, _: Architecture) -> str | Preprocessing:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object, got {type(value).__name__}")
+    settings = Preprocessing.of(value)
+    return settings.name or settings
+
+
+def _check_options(value: Any, architecture: Architecture) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object, got {type(value).__name__}")
+    options = {name: value[name] for name in OPTIONS if value.get(name) is not None}
+    # What cannot be built is found out with one bottleneck for each stage.
+    replace(architecture, layers=(1,) * len(architecture.layers)).build_empty(**options)
+    return options
+
+
+_CHECKS = {
+    "classes": _check_classes,
+    "preprocessing": _check_preprocessing,
+    "license": _check_text,
+    "architecture": _check_options,
+}
 
 
 def get_record(architecture: str) -> Record:

@@ -70,3 +70,11 @@ def test_a_network_of_other_classes_gets_numbers():
     assert classes.output_names("imagenet", 3) == ("class 0", "class 1", "class 2")
     assert classes.output_ids("imagenet", 3) == (None, None, None)
     assert classes.output_names("cifar10", 11)[10] == "class 10"
+
+
+def test_a_networks_own_classes_come_first():
+    own = ["cat", "n02123045"]
+    assert classes.output_names("imagenet", 2, own) == ("cat", "n02123045")
+    assert classes.output_ids("imagenet", 2, own) == (None, "n02123045")
+    assert classes.output_ids("imagenet", 1000, [str(number) for number in range(1000)]) == (None,) * 1000
+    assert classes.output_ids("imagenet", 1000, classes.class_names("imagenet"))[281] == "n02123045"

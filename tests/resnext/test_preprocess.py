@@ -15,7 +15,17 @@ from PIL import Image
 from torch import nn
 from torch.export import Dim
 
-from resnext.preprocess import SETTINGS, CifarPreprocess, TenCrop, Torch7Preprocess, get_preprocess
+from resnext.model import ResNeXt
+from resnext.preprocess import (
+    SETTINGS,
+    CifarPreprocess,
+    Preprocessing,
+    TenCrop,
+    Torch7Preprocess,
+    TorchvisionPreprocess,
+    get_preprocess,
+)
+from tests.helpers.pictures import make_images
 from tests.helpers.recorded import FIXTURES, SHARED
 
 IMAGES = sorted((FIXTURES / "preprocess").glob("*.png"))
@@ -600,3 +610,94 @@ def test_exported_for_images_of_any_size(tmp_path):
 def test_the_device_is_the_images():
     for module in (MODULES["crop"](), MODULES["cifar10"]()):
         assert module(BATCH.to("meta")).device.type == "meta"
+
+
+# --- other settings than the authors' ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(300, 451), (451, 300), (256, 256), (256, 257), (640, 480), (100, 33)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_torchvision_pipeline_to_the_bit(torchvision, size, mode):
+    from torchvision.transforms._presets import ImageClassification
+
+    image = next(make_images(1, size)).convert(mode)
+    expected = ImageClassification(crop_size=224)(image.convert("RGB"))
+    assert torch.equal(TorchvisionPreprocess()(image), expected)
+
+
+def test_torchvision_ten_crop_to_the_bit(torchvision):
+    from torchvision.transforms import functional
+    from torchvision.transforms._presets import ImageClassification
+
+    image = next(make_images(1, (353, 300)))
+    resized = functional.resize(image, [256])
+    expected = torch.stack(
+        [ImageClassification(crop_size=224, resize_size=224)(crop) for crop in functional.ten_crop(resized, 224)]
+    )
+    assert torch.equal(TorchvisionPreprocess(ten_crop=True)(image), expected)
+
+
+def test_torchvision_pipeline_of_other_settings(torchvision):
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms._presets import ImageClassification
+
+    image, values = next(make_images(1, (90, 71))), {"mean": (0.5, 0.4, 0.3), "std": (0.1, 0.2, 0.3)}
+    theirs = ImageClassification(crop_size=64, resize_size=70, interpolation=InterpolationMode.BICUBIC, **values)
+    ours = Preprocessing("torchvision", 70, 64, "bicubic", **values).make()
+    assert torch.equal(ours(image), theirs(image))
+    tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    assert torch.equal(ours(tensor), theirs(image))
+    assert torch.equal(ours(torch.stack([tensor, tensor.flip(-1)]))[0], theirs(image))
+    with pytest.raises(TypeError, match="uint8"):
+        ours(tensor.float())
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_names_of_the_authors_settings(name):
+    settings = Preprocessing.of(name)
+    image = random_image(40, 50)
+    assert torch.equal(get_preprocess(settings)(image), get_preprocess(name)(image))
+    assert settings.name == name
+    assert Preprocessing.of(settings.as_dict()) == settings
+
+
+def test_settings_of_a_network():
+    model = ResNeXt((1, 1, 1, 1), cardinality=2, base_width=4, num_classes=3)
+    model.preprocessing = Preprocessing(resize=36, crop=32)
+    image = random_image(40, 50)
+    assert torch.equal(model.preprocess(image), Torch7Preprocess(36, 32)(image))
+    assert model.preprocessing.name is None
+    model.preprocessing = {"pipeline": "cifar", "mean": [1, 2, 3], "std": [4, 5, 6]}
+    assert torch.equal(model.preprocess(image), CifarPreprocess((1, 2, 3), (4, 5, 6))(image))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"pipeline": "caffe"}, ValueError, "pipeline 'caffe'; expected one of torch7, torchvision, cifar"),
+        ({"interpolation": "bilinear"}, ValueError, "interpolation 'bilinear'; expected bicubic for torch7"),
+        ({"pipeline": "torchvision", "interpolation": 3}, ValueError, "expected bilinear or bicubic for torchvision"),
+        ({"pipeline": "cifar", "crop": 32}, ValueError, "resize and crop do not go with the pipeline cifar"),
+        ({"resize": 64, "crop": 65}, ValueError, "resize 64, crop 65; expected a crop from 1 to resize"),
+        ({"resize": 10**9, "crop": 10**9}, ValueError, "4096 px at most"),
+        ({"resize": 64.0, "crop": 64}, TypeError, "expected whole numbers of pixels"),
+        ({"resize": True, "crop": True}, TypeError, "expected whole numbers of pixels"),
+        ({"mean": [0.5, 0.5]}, ValueError, "expected three numbers each"),
+        ({"std": [math.nan, 1, 1]}, ValueError, "expected three numbers each"),
+        ({"size": 64}, TypeError, "unexpected keyword"),
+        ("imagenet21k", ValueError, "unknown data set 'imagenet21k'"),
+        (64, TypeError, "preprocessing 64; expected a name"),
+    ],
+)
+def test_settings_that_are_refused(settings, error, message):
+    with pytest.raises(error, match=message):
+        Preprocessing.of(settings)
+
+
+def test_crops_are_for_the_authors_networks():
+    with pytest.raises(ValueError, match="it has its own crop; crop and ten_crop are for imagenet"):
+        get_preprocess(Preprocessing(resize=72, crop=64), crop=320)
+    with pytest.raises(ValueError, match="resize 8, crop 9; expected a crop from 1 to resize"):
+        TorchvisionPreprocess(8, 9)
+    with pytest.raises(ValueError, match="interpolation 'nearest'; expected bilinear or bicubic"):
+        TorchvisionPreprocess(interpolation="nearest")

@@ -12,6 +12,7 @@ import resnext
 from resnext.classes import class_names
 from resnext.cli import plot, predict
 from resnext.explain import class_activation_map
+from resnext.preprocess import get_preprocess
 from tests.helpers.commands import not_predicted, predicted
 from tests.helpers.recorded import FIXTURES
 
@@ -38,7 +39,7 @@ def test_the_plot_shows_the_image_as_the_network_sees_it(photos, weights):
         with Image.open(source) as image:
             inputs = [(str(source), model.preprocess(image))]
             (result,) = predict.classify(model, inputs, 5)
-            row = predict.plot_row(result, class_names(name), name)
+            row = predict.plot_row(result, class_names(name), get_preprocess(name))
             pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
         assert row.title == "tiny_64x64.png"
         assert row.names == [class_names(name)[index] for index in result.classes]

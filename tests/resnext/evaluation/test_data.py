@@ -38,6 +38,19 @@ def test_other_names_are_matched_in_sorted_order():
     assert match_folders(thousand, IMAGENET, "data") == list(range(1000))
 
 
+def test_folders_with_the_names_of_the_networks_classes_are_matched_by_name():
+    own = Outputs.of("imagenet", 3, ["zebra", "cat", "dog"])
+    assert match_folders(["cat", "dog", "zebra"], own, "data") == [1, 2, 0]
+    assert match_folders(["zebra"], own, "data") == [0]
+    assert match_folders(["a", "b", "c"], own, "data") == [0, 1, 2]  # names that say nothing: in sorted order
+    assert match_folders(["truck", "airplane"], TEN, "data") == [9, 0]
+    assert match_label("cat", own) == 1
+    ids = Outputs.of(
+        "imagenet", 2, ["n02102040", "n01440764"]
+    )  # as ImageFolder names the classes of a part of ImageNet
+    assert match_folders(["n01440764", "n02102040"], ids, "data") == [1, 0]
+
+
 def test_wordnet_ids_are_names_like_others_for_a_network_of_other_classes():
     assert match_folders(["n01440764", "n02102040", "n02979186", "n03000684"], FOUR, "data") == [0, 1, 2, 3]
 
@@ -51,6 +64,8 @@ def test_wordnet_ids_are_names_like_others_for_a_network_of_other_classes():
         (["n01440764", "n02102040", "n00000000"], IMAGENET, ("1 of 3", "n00000000", "1,000")),
         (["n01440764", "dog", "n02102040"], IMAGENET, ("2 class folders", "1 are not (dog)")),
         (["n01440764", "n02102040"], FOUR, ("2 class folders", "4 classes")),
+        (["cat", "lorry"], TEN, ("1 class folders have the name of a class", "1 have not (lorry)")),
+        (["a", "b"], TEN, ("2 class folders", "10 classes", "or folders with the names of its classes")),
     ],
 )
 def test_folders_that_do_not_fit_are_refused_with_both_counts(folders, outputs, parts):

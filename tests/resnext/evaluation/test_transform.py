@@ -1,14 +1,10 @@
 """Other preprocessing than the authors' single crop of 224 px."""
 
-import sys
-
 import pytest
-import torch
 
-from resnext.evaluation.transform import TorchvisionPreprocess
-from resnext.preprocess import get_preprocess
+from resnext.export.save import save
+from resnext.preprocess import Preprocessing, TorchvisionPreprocess, get_preprocess
 from tests.helpers.evaluation import LabelledSet, read_report
-from tests.helpers.pictures import make_images
 
 
 @pytest.mark.parametrize(
@@ -30,30 +26,29 @@ def test_other_pipelines(torchvision, tmp_path, options, transform, described):
     assert described.items() <= report["preprocessing"].items()
 
 
-def test_a_missing_torchvision_is_one_line(imagenet, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    assert imagenet.evaluate("--preprocess", "torchvision") == 2
-    error = capsys.readouterr().err
-    assert error == "resnext: --preprocess torchvision needs the torchvision package: pip install torchvision\n"
+@pytest.mark.parametrize(
+    ("preprocessing", "stem"),
+    [
+        (Preprocessing(resize=72, crop=64), "imagenet"),
+        (Preprocessing("torchvision", 48, 40, "bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), "imagenet"),
+        (Preprocessing("cifar", mean=(100, 110, 120), std=(50, 51, 52)), "cifar"),
+    ],
+)
+def test_a_network_is_evaluated_as_it_was_trained(tmp_path, preprocessing, stem):
+    names = ["zebra", "cat", "dog"]  # not in sorted order: folders are matched by name
+    data = LabelledSet(tmp_path, [0, 1, 0, 0], transform=preprocessing.make(), names=names, stem=stem, size=(96, 80))
+    save(data.model, data.weights, names, preprocessing=preprocessing)
+    assert data.evaluate("--output", tmp_path / "report.json") == 0
+    report = read_report(tmp_path / "report.json")
+    assert report["top1_error"] == 25.0
+    assert report["preprocessing"] == preprocessing.as_dict()
+    assert report["reported_top1_error"] is None
+    assert data.evaluate("--crop", "320") == 2
 
 
-@pytest.mark.parametrize("size", [(300, 451), (451, 300), (256, 256), (256, 257), (640, 480), (100, 33)])
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
-def test_torchvision_pipeline_to_the_bit(torchvision, size, mode):
-    from torchvision.transforms._presets import ImageClassification
-
-    image = next(make_images(1, size)).convert(mode)
-    expected = ImageClassification(crop_size=224)(image.convert("RGB"))
-    assert torch.equal(TorchvisionPreprocess()(image), expected)
-
-
-def test_torchvision_ten_crop_to_the_bit(torchvision):
-    from torchvision.transforms import functional
-    from torchvision.transforms._presets import ImageClassification
-
-    image = next(make_images(1, (353, 300)))
-    resized = functional.resize(image, [256])
-    expected = torch.stack(
-        [ImageClassification(crop_size=224, resize_size=224)(crop) for crop in functional.ten_crop(resized, 224)]
-    )
-    assert torch.equal(TorchvisionPreprocess(ten_crop=True)(image), expected)
+def test_options_for_other_preprocessing_are_refused(tmp_path, capsys):
+    own = Preprocessing(resize=72, crop=64)
+    data = LabelledSet(tmp_path, [0, 1], transform=own.make(), names=["a", "b"], stem="imagenet", size=(96, 80)).fill()
+    save(data.model, data.weights, preprocessing=own)
+    assert data.evaluate("--ten-crop") == 2
+    assert "--ten-crop is for ImageNet's networks, and these weights come with preprocessing" in capsys.readouterr().err

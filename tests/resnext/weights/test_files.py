@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils import serialization
 
 import resnext
-from resnext.weights.files import WeightsError, read_state_dict, tensor_digest
+from resnext.weights.files import WeightsError, find_format, read_state_dict, tensor_digest
 from tests.helpers.networks import TINY, relative_error
 from tests.helpers.recorded import FIXTURES, torch7_output
 
@@ -53,6 +53,16 @@ def test_pth(pth, state_dict):
 def test_safetensors(state_dict, tmp_path):
     save_file(dict(state_dict), tmp_path / "tiny.safetensors")
     assert same(read_state_dict(str(tmp_path / "tiny.safetensors")), dict(sorted(state_dict.items())))
+
+
+def test_safetensors_whose_first_byte_is_that_of_a_pickle(state_dict, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    for length in range(0, 512, 8):
+        save_file(dict(state_dict), path, metadata={"x": "x" * length})
+        if path.read_bytes()[:1] == b"\x80":  # the last byte of the header's length
+            break
+    assert find_format(path.read_bytes()[:64]) == "safetensors"
+    assert same(read_state_dict(path), dict(sorted(state_dict.items())))
 
 
 def test_files_are_told_apart_by_content(pth, state_dict, tmp_path):
