@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnext.architecture import Architecture
-from resnext.preprocess import Preprocessing
 from resnext.weights.files import WeightsError, first_line, read_record, warn
+
+if TYPE_CHECKING:
+    from resnext.preprocess import Preprocessing
 
 RECORDS = Path(__file__).with_name("weights.json")
 _LARGEST = 2**26  # bytes of JSON that are read
@@ -151,6 +153,8 @@ def _check_text(value: Any, _: Architecture) -> str:
 def _check_preprocessing(value: Any, _: Architecture) -> str | Preprocessing:
     if not isinstance(value, dict):
         raise TypeError(f"expected an object, got {type(value).__name__}")
+    from resnext.preprocess import Preprocessing  # which most files do without
+
     settings = Preprocessing.of(value)
     return settings.name or settings
 
