@@ -291,8 +291,8 @@ class TorchvisionPreprocess(nn.Module):
     """What torchvision's `ImageClassification` does with a PIL image, to the bit, without torchvision.
 
     Converted to RGB, the shorter side to `resize` (antialiased), cropped in the centre, normalised. Takes what
-    `Torch7Preprocess` takes. Returns float32 (3, crop, crop) or (N, 3, crop, crop). Pillow
-    resizes, so it can neither be scripted nor exported.
+    `Torch7Preprocess` takes. Returns float32 (3, crop, crop) or (N, 3, crop, crop). Pillow resizes, so it can neither
+    be scripted nor exported.
 
     Args:
         resize: the shorter side.
