@@ -16,11 +16,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None) -> int:
-    from resnext.cli import evaluate, export, info, predict, weights  # here: without torch it is one line as well
+    from resnext.cli import evaluate, export, info, inspect, predict, weights  # here: without torch it is one line as well
 
     parser = Parser(prog="resnext", description="The original ResNeXt for PyTorch.")
     commands = parser.add_subparsers(metavar="command")
-    for command in (info, weights, predict, evaluate, export):
+    for command in (info, weights, inspect, predict, evaluate, export):
         command.add_command(commands)
     options = parser.parse_args(arguments)
     if not hasattr(options, "run"):

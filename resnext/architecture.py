@@ -38,10 +38,13 @@ class Architecture:
     def name(self) -> str:
         """`resnext50_32x4d`; classes, shortcut type and input channels are not in the name.
 
-        `_cifar` tells a CIFAR network from the ImageNet network of the same depth (101 is 9n + 2 as well).
+        `_cifar` tells a CIFAR network from the ImageNet network of the same depth (101 is 9n + 2 as well); `_cifar4`
+        one of four stages from both.
         """
-        ambiguous = self.stem == "cifar" and self.depth in IMAGENET_LAYERS
-        return f"resnext{self.depth}_{self.cardinality}x{self.base_width}d" + ("_cifar" if ambiguous else "")
+        suffix = ""
+        if self.stem == "cifar":
+            suffix = "_cifar4" if len(self.layers) == 4 else "_cifar" if self.depth in IMAGENET_LAYERS else ""
+        return f"resnext{self.depth}_{self.cardinality}x{self.base_width}d{suffix}"
 
     @property
     def image_size(self) -> int:

@@ -49,27 +49,28 @@ def check_body(
     """Raise TypeError or ValueError for a shape that a `ResNeXt` cannot have."""
 
     def blocks(counts: Any) -> bool:
-        return len(counts) == stages and all(isinstance(count, Integral) and int(count) >= 1 for count in counts)
+        return len(counts) in stages and all(isinstance(count, Integral) and int(count) >= 1 for count in counts)
 
     _check_choice("stem", stem, STEMS)
     _check_choice("shortcut", shortcut, SHORTCUTS)
     check_form(form)
-    stages = 4 if stem == "imagenet" else 3
-    check("layers", layers, Sequence, blocks, f"the number of bottlenecks (1 or more) of {stages} stages")
+    stages = (4,) if stem == "imagenet" else (3, 4)  # the authors' for CIFAR have three, other people's four too
+    expected = f"the number of bottlenecks (1 or more) of {' or '.join(map(str, stages))} stages"
+    check("layers", layers, Sequence, blocks, expected)
     check_count("cardinality", cardinality, 1)
     check_count("base_width", base_width, 1)
     check_count("in_channels", in_channels, 1)
 
 
 def check_options(
-    stem: str, form: str, dilate: Any, norm_layer: Any, zero_init_residual: Any, drop_path_rate: Any
+    stages: int, form: str, dilate: Any, norm_layer: Any, zero_init_residual: Any, drop_path_rate: Any
 ) -> None:
     """Raise TypeError or ValueError for what a `ResNeXt` of that shape cannot be built with."""
 
     def flags(values: Any) -> bool:
         return len(values) == count and all(isinstance(value, bool) for value in values)
 
-    count = 3 if stem == "imagenet" else 2
+    count = stages - 1
     if dilate is not None:
         expected = f"{count} booleans, one for each stage after the first"
         check("replace_stride_with_dilation", dilate, Sequence, flags, expected)

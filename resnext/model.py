@@ -190,7 +190,8 @@ class ResNeXt(Intermediates, nn.Module):
     """ResNeXt. (N, in_channels, H, W) -> logits (N, num_classes), for H and W from 32 up.
 
     Args:
-        layers: bottlenecks per stage; (3, 4, 6, 3) is depth 50, (n, n, n) CIFAR's depth 9n + 2.
+        layers: bottlenecks per stage; (3, 4, 6, 3) is depth 50, (n, n, n) CIFAR's depth 9n + 2. CIFAR's stem takes four
+            stages as well.
         cardinality: number of paths, C in the paper; `groups` of the 3x3 convolution.
         base_width: width of a path in the first stage, d in the paper's "32x4d".
         stem: "imagenet" (7x7, stride 2, max pooling) or "cifar" (3x3).
@@ -237,7 +238,7 @@ class ResNeXt(Intermediates, nn.Module):
         super().__init__()
         norm_layer = nn.BatchNorm2d if norm_layer is None else norm_layer
         check_body(layers, cardinality, base_width, stem, shortcut, in_channels, form)
-        check_options(stem, form, replace_stride_with_dilation, norm_layer, zero_init_residual, drop_path_rate)
+        check_options(len(layers), form, replace_stride_with_dilation, norm_layer, zero_init_residual, drop_path_rate)
         check_head(num_classes, drop_rate, global_pool)
         self.in_channels, self.form, self.stem, self.zero_init_residual = in_channels, form, stem, zero_init_residual
         self.preprocessing: Any = data_set(stem, num_classes)

@@ -22,6 +22,8 @@ from resnext.weights.records import get_record
 
 _CARDINALITY_AND_WIDTH = ((1, 64), (2, 40), (4, 24), (8, 14), (32, 4))  # table 2 of the paper: about the same cost
 
+_CIFAR_DEPTH = 29  # the only one in the paper
+
 
 def _cifar(depth: int, cardinality: int, base_width: int) -> Architecture:
     return Architecture(((depth - 2) // 9,) * 3, cardinality, base_width, stem="cifar", num_classes=10)
@@ -31,10 +33,10 @@ _FAMILY = (
     *(Architecture(IMAGENET_LAYERS[50], *both) for both in _CARDINALITY_AND_WIDTH),
     *(Architecture(IMAGENET_LAYERS[101], *both) for both in (*_CARDINALITY_AND_WIDTH, (64, 4))),
     Architecture(IMAGENET_LAYERS[152], 32, 4),
-    _cifar(29, 8, 64),
-    _cifar(29, 16, 64),
+    _cifar(_CIFAR_DEPTH, 8, 64),
+    _cifar(_CIFAR_DEPTH, 16, 64),
 )
-_NAME = re.compile(r"resnext(\d+)_(\d+)x(\d+)d(_cifar)?(?:_type([A-Z]))?")
+_NAME = re.compile(r"resnext([1-9]\d*)_([1-9]\d*)x([1-9]\d*)d(_cifar4?)?(?:_type([A-Z]))?", re.ASCII)
 ARCHITECTURES = {architecture.name: architecture for architecture in _FAMILY}
 
 
@@ -59,14 +61,27 @@ def parse_name(name: str) -> tuple[str, str | None]:
 
 
 def get_architecture(name: str) -> Architecture:
-    """The architecture of a name of `list_models`, with or without its form.
+    """The architecture of a name, with or without its form: one of `list_models`, or of another cardinality and width.
 
-    Raises ValueError, which lists the names, for any other.
+    Depths 50, 101 and 152 are ImageNet's, 29 is CIFAR's; `from_checkpoint` builds the networks of files, of any depth.
+    Raises ValueError, which lists names, for any other.
     """
     base, _ = parse_name(name)
-    if base not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {name!r}; available: {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[base]
+    if base in ARCHITECTURES:
+        return ARCHITECTURES[base]
+    match = _NAME.fullmatch(base)
+    depth, cardinality, width = map(int, match.groups()[:3]) if match else (0, 0, 0)
+    if match and not match[4]:
+        if depth in IMAGENET_LAYERS:
+            return Architecture(IMAGENET_LAYERS[depth], cardinality, width)
+        if depth == _CIFAR_DEPTH:
+            return _cifar(depth, cardinality, width)
+    near = difflib.get_close_matches(base, ARCHITECTURES, 3) or list(ARCHITECTURES)[:3]
+    raise ValueError(
+        f"unknown architecture {name!r}; available: {', '.join(ARCHITECTURES)}, and any cardinality and width in the "
+        f"depths {', '.join(map(str, IMAGENET_LAYERS))} (ImageNet) and {_CIFAR_DEPTH} (CIFAR); "
+        f"did you mean {', '.join(near)}?"
+    )
 
 
 # Arguments of `create` and `from_checkpoint` that are handed to the network, and their defaults.
@@ -121,9 +136,11 @@ def create(
     global_pool: str | None = None,
     ema: bool | None = None,
 ) -> ResNeXt:
-    """Build a network by its name, one of `list_models()`, with or without weights.
+    """Build a network by its name, with or without weights: one of `list_models()`, or another cardinality and width.
 
-    The form may be left out of the name: `resnext50_32x4d` is `resnext50_32x4d_typeC` unless `form` says otherwise.
+    Any `resnext<depth>_<C>x<d>d` of depth 50, 101 or 152 (ImageNet) or 29 (CIFAR) is a name, such as
+    `resnext101_32x8d`. The form may be left out of it: `resnext50_32x4d` is `resnext50_32x4d_typeC` unless `form` says
+    otherwise.
 
     Args:
         pretrained: load the authors' weights (CC BY-NC 4.0).

@@ -12,6 +12,7 @@ from resnext.cli.command_line import CommandError, Parser, add_checkpoint_option
 from resnext.export.formats import FORMATS, OPSET
 from resnext.export.job import Options, Report, export
 from resnext.inference.optimize import PRECISIONS
+from resnext.weights.layouts import LAYOUTS
 
 
 def add_command(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -36,6 +37,9 @@ def add_command(commands: argparse._SubParsersAction[Parser]) -> None:
         "--with-preprocess: 256)"
     )  # fmt: skip
     parser.add_argument("--batch-size", type=int, metavar="N", help="number of images; default: 1")
+    parser.add_argument(
+        "--layout", choices=LAYOUTS, help="safetensors: whose names the weights get; default: torchvision's"
+    )
     parser.set_defaults(run=_run)
 
 
@@ -48,7 +52,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def _run(options: argparse.Namespace) -> int:
     """The exit status: 0; an ExportError has 1."""
-    names = ("precision", "with_preprocess", "dynamic", "image_size", "batch_size")
+    names = ("precision", "with_preprocess", "dynamic", "image_size", "batch_size", "layout")
     given: dict[str, Any] = {name: getattr(options, name) for name in names}
     try:
         Options(options.out, options.format, **given)  # refused before anything is downloaded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from resnext.cli import inspect
 from resnext.cli.command_line import table, warn
 from resnext.weights.cache import find_cached, verify_cached
 from resnext.weights.records import records
@@ -17,6 +18,7 @@ def add_command(commands: Any) -> None:
         "--verify", action="store_true", help="check the full SHA-256 of every cached file, and its tensors"
     )
     parser.set_defaults(run=_weights)
+    inspect.add_command(parser.add_subparsers(metavar="inspect"))
 
 
 def _weights(options: argparse.Namespace) -> int:

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from resnext.forms import convert_state_dict
 from resnext.inference import aoti
 from resnext.inference.optimize import PRECISIONS
+from resnext.weights.files import read_weights
+from resnext.weights.layouts import write_layout
 
 if TYPE_CHECKING:
     from resnext.export.job import Job
@@ -87,6 +90,8 @@ def _write_safetensors(job: Job, path: Path) -> None:
 
     network = copy.deepcopy(job.network).to(PRECISIONS[job.options.precision])
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
+    if job.options.layout is not None:
+        tensors = write_layout(convert_state_dict(tensors, network.form, "C"), job.options.layout)
     # one key, for the order of several is not the same from one run to the next
     path.write_bytes(save(tensors, metadata={"record": json.dumps(dict(job.metadata))}))
 
@@ -96,7 +101,10 @@ def _load_safetensors(job: Job, path: Path) -> tuple[Function, Mapping[str, str]
     from safetensors.torch import load_file
 
     network = copy.deepcopy(job.network)
-    network.load_state_dict(load_file(path))
+    if job.options.layout is None:
+        network.load_state_dict(load_file(path))
+    else:  # read as any file of that layout is
+        network.load_state_dict(convert_state_dict(read_weights(path).state_dict, "C", network.form))
     with safe_open(path, "pt") as file:
         return network, json.loads(file.metadata()["record"])
 

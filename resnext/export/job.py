@@ -22,6 +22,7 @@ from resnext.preprocess import Preprocessing, get_preprocess
 from resnext.weights.atomic import replacing
 from resnext.weights.download import sha256_of
 from resnext.weights.files import WeightsError, first_line, tensor_digest
+from resnext.weights.layouts import LAYOUTS
 from resnext.weights.records import Record, read_json, records
 
 UNKNOWN = "not stated"
@@ -54,6 +55,7 @@ def export(
     image_size: int | tuple[int, int] | None = None,
     batch_size: int | None = None,
     weights: str | os.PathLike[str] | None = None,
+    layout: str | None = None,
 ) -> Report:
     """Write a network to a file for another runtime, load it there, compare, and only then give it its name.
 
@@ -73,13 +75,15 @@ def export(
             preprocessing resizes it. With `dynamic` it is an example.
         batch_size: N; default: 1. With `dynamic` it is an example.
         weights: the file that the weights came from, for the metadata: its name and digest, and their licence.
+        layout: with "safetensors", whose names the entries get, as form C: one of `resnext.weights.layouts.LAYOUTS`,
+            such as "mmpretrain". Default: our own, which are torchvision's for form C.
 
     Raises TypeError for a module that is not a ResNeXt with logits; ValueError for arguments that do not go together
     and for a network that cannot be folded; ModuleNotFoundError for a package that the format needs;
     WeightsError where `weights` cannot be read; ExportError where the file cannot be written, or its own runtime does
     not load it or computes logits that differ by more than `resnext.optimize` allows.
     """
-    options = Options(Path(path), format, precision, with_preprocess, dynamic, image_size, batch_size)
+    options = Options(Path(path), format, precision, with_preprocess, dynamic, image_size, batch_size, layout)
     with torch.autocast("cpu", enabled=False):  # it would go into the graph, and into what that is compared with
         return _run(_make_job(model, options, None if weights is None else Path(weights)))
 
@@ -95,9 +99,16 @@ class Options:
     dynamic: bool = False
     image_size: int | tuple[int, int] | None = None
     batch_size: int | None = None
+    layout: str | None = None
 
     def __post_init__(self) -> None:
         self._check_format()
+        if self.layout is not None and self.layout not in LAYOUTS:
+            raise ValueError(f"unknown layout {self.layout!r}; expected one of {', '.join(LAYOUTS)}")
+        if self.layout is not None and not self.weights_only:
+            raise ValueError(
+                f"format {self.format!r} does not go with layout: it is for safetensors, which holds names"
+            )
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
         if (self.format, self.precision) == ("onnx", "bf16"):
@@ -265,10 +276,11 @@ def _largest_error(job: Job, run: Callable[[Tensor], Tensor]) -> float:
 def _describe_file(model: ResNeXt, options: Options, shape: tuple[int, ...]) -> dict[str, str]:
     """What the file holds, and what it wants as input."""
     result = {
-        "form": model.form if options.weights_only else "C",  # folding makes form C
+        "form": model.form if options.weights_only and options.layout is None else "C",  # folding makes form C
         "precision": options.precision,
         "project": f"resnext {resnext.__version__}",
         "torch": str(torch.__version__),
+        **({} if options.layout is None else {"layout": options.layout}),
         **_describe_preprocessing(model),
     }
     if options.weights_only:

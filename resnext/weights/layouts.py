@@ -381,6 +381,12 @@ def read_layout(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Re
     return _widened({ours: tensors[theirs] for theirs, ours in reading.names.items()}), reading
 
 
+def write_layout(state_dict: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
+    """A state_dict of form C under the names of a layout of `LAYOUTS`."""
+    renamed = ((LAYOUTS[layout].theirs(name), value) for name, value in state_dict.items())
+    return {name: value for name, value in renamed if name is not None}
+
+
 def _compare(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """Which known layout is nearest to these names, and which entries do not fit it."""
     fits = {key: sum(layout.ours(name) is not None for name in shapes) for key, layout in LAYOUTS.items()}

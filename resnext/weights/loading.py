@@ -77,7 +77,7 @@ def _load(
     ema: bool | None,
 ) -> ResNeXt:
     contents = read_weights(path, published=published, ema=ema)
-    state_dict, found, model = _recognise(path, contents, expected)
+    state_dict, found, model = recognise(path, contents, expected)
     remarks = list(contents.remarks)
     if in_channels not in (None, found.in_channels) and found.in_channels != 3:
         raise WeightsError(
@@ -125,10 +125,13 @@ def _load(
     return model
 
 
-def _recognise(
-    path: str, contents: Contents, expected: Architecture | None
+def recognise(
+    path: str, contents: Contents, expected: Architecture | None = None
 ) -> tuple[dict[str, Tensor], Architecture, ResNeXt]:
-    """The weights in form C, what network they are of, and that network, empty."""
+    """The weights in form C, what network they are of, and that network, empty.
+
+    Raises WeightsError for any but that of `expected`, and what is no ResNeXt.
+    """
     state_dict = contents.state_dict
     try:
         if (form := find_form(state_dict)) != "C":

@@ -547,7 +547,7 @@ def test_compiled_in_training_with_checkpointing(images):
      ({"shortcut": "A"}, "shortcut 'A'; expected one of B, C"),
      ({"form": ""}, "form ''; expected one of A, B, C"),
      ({"layers": (1, 1, 1)}, r"layers \(1, 1, 1\); expected the number of bottlenecks \(1 or more\) of 4 stages"),
-     ({"layers": (1, 1, 1, 1), "stem": "cifar"}, "of 3 stages"),
+     ({"layers": (1, 1), "stem": "cifar"}, "of 3 or 4 stages"),
      ({"layers": (1, 0, 1, 1)}, r"layers \(1, 0, 1, 1\)"),
      ({"cardinality": 0}, "cardinality 0; expected a whole number, 1 or more"),
      ({"num_classes": -1}, "num_classes -1; expected a whole number, 0 or more"),
