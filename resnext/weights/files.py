@@ -148,7 +148,7 @@ def _as_ours(found: Weights) -> tuple[Mapping[str, Tensor], str, tuple[str, ...]
     if recognised := recognise_ours(found.tensors):
         return found.tensors, recognised, found.remarks
     tensors, reading = read_layout(found.tensors)
-    remarks = [*found.remarks, f"read by {reading.recognised}"]
+    remarks = [*found.remarks, f"recognised by {reading.recognised}"]
     if reading.left_out:
         shown = ", ".join(reading.left_out[:3])
         more = f" and {len(reading.left_out) - 3} more" if len(reading.left_out) > 3 else ""

@@ -180,10 +180,12 @@ _OURS = re.compile(
     r"(?:conv1|bn1|fc|layer[1-4]\.\d+\.(?:(?:paths\.\d+\.)?(?:conv|bn)[1-3]|downsample\.[01]))"
     r"\.(?:weight|bias|running_mean|running_var|num_batches_tracked)"
 )
+_GATE = re.compile(r"(?i)(^|[._])(se|se_module|se_block|se_layer)[._]|squeeze|excit")
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
 _COUNTERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel
 _EMA = re.compile(r"(?i)(?<![a-z])ema(?![a-z])|averag|shadow")
 _NO_NETWORK = re.compile(r"(?i)optim|sched|scaler|callback|loop|_state$(?<!model_state)")
+_STEMS = {(channels, kernel, kernel) for channels in (1, 3) for kernel in (3, 7)}  # weights, less their outputs
 _DOWNSAMPLE = ("downsample.0", "downsample.1")
 _SILENT = (
     "what weights cannot tell is taken to be as in the paper: the stride on the 3x3, a ReLU after the addition, "
@@ -304,6 +306,8 @@ def find_weights(checkpoint: object, ema: bool | None = None) -> Weights:
     if not found:
         raise LayoutError(f"expected a state_dict, got {_describe(checkpoint)}")
     averaged = [each for each in found if _EMA.search(each[0])]
+    if not averaged and len(found) == 2 and found[1][0] == "['current_model_state']":  # Lightning's WeightAveraging
+        averaged = found[:1]
     plain = [each for each in found if each not in averaged]
     if ema is not None and not (averaged if ema else plain):
         kind = "moving average of the weights (EMA)" if ema else "weights but their moving average (EMA)"
@@ -376,9 +380,71 @@ def read_layout(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Re
         if not any(len(shape) == 4 for shape in shapes.values()):
             raise LayoutError("no entry 'conv1.weight', and no other convolution")
         reading = _read_network(shapes)
+        renamed = _widened({ours: tensors[theirs] for theirs, ours in reading.names.items()})
+        if reading.form == "C":
+            _check_network(renamed, reading)
+        return renamed, reading
     except LayoutError as error:
-        raise LayoutError(f"not the weights of a ResNeXt: {error}; {_compare(shapes)}. {_ADVICE}") from None
-    return _widened({ours: tensors[theirs] for theirs, ours in reading.names.items()}), reading
+        other = _what_else(shapes)
+        reason = f"{other}; {error}" if other else str(error)
+        raise LayoutError(f"not the weights of a ResNeXt: {reason}; {_compare(shapes)}. {_ADVICE}") from None
+
+
+def _check_network(state_dict: Mapping[str, Tensor], reading: Reading) -> None:
+    """Raise LayoutError, by the names of the file, where these are bottlenecks but of other sizes than a ResNeXt's."""
+    theirs = {ours: name for name, ours in reading.names.items()}
+    shapes = {name: tuple(value.shape) for name, value in state_dict.items()}
+    try:
+        found = Architecture.from_shapes(shapes)
+        expected = {name: tuple(value.shape) for name, value in found.build_empty().state_dict().items()}
+        counted = any(name.endswith("num_batches_tracked") for name in shapes)
+        check_shapes(
+            {theirs[name]: shape for name, shape in shapes.items()},
+            {theirs.get(k, k): v for k, v in expected.items() if counted or not k.endswith("num_batches_tracked")},
+            found.name,
+        )
+    except (ValueError, RuntimeError, TypeError) as error:  # RuntimeError: sizes that torch cannot build
+        reason = str(error).splitlines()[0].removeprefix("not the weights of ")
+        raise LayoutError(f"bottlenecks, but not of the sizes that a ResNeXt has; compared with {reason}") from None
+    convolution, norm = (theirs.get(f"layer2.0.{name}.weight", "") for name in _DOWNSAMPLE)
+    if re.search(r"(?i)(shortcut|downsample|skip)\.1\.weight$", convolution) and norm.endswith(".2.weight"):
+        raise LayoutError(
+            f"something without weights stands ahead of the shortcut's {convolution}: average pooling, as in ResNet-D?"
+        )
+
+
+def _what_else(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """What is known of other networks: their mark in these entries, in words; "" where there is none."""
+    convolutions = [(name, shape) for name, shape in shapes.items() if len(shape) == 4]
+    kernels = [shape[2] for _, shape in convolutions]
+    if not kernels:
+        return ""
+    first_1x1 = kernels.index(1) if 1 in kernels else len(kernels)
+    gate = next((name for name in shapes if _GATE.search(name)), None)
+    if gate:
+        return f"it has squeeze-and-excitation modules, as SENet ({gate})"
+    if not any(_ROLE.get(re.split(r"[./]", name.removesuffix(":0"))[-1]) == "running_mean" for name in shapes):
+        return "it has no batch norms with running statistics, as VGG"
+    if 3 * kernels.count(1) < len(kernels):
+        return "its blocks are of 3x3 convolutions (basic blocks, as in ResNet-18 and VGG), not bottlenecks"
+    if first_1x1 > 1 and kernels[1:first_1x1] == [3] * (first_1x1 - 1):
+        return f"its stem has {first_1x1} convolutions (a deep stem, as in ResNet-C and -D): {convolutions[1][0]}"
+    for (name, _), (_, before), (_, after) in zip(convolutions[2:], convolutions[1:], convolutions[2:], strict=False):
+        if before[2] == after[2] == 3:
+            return f"a block has several 3x3 convolutions, as in Res2Net ({name})"
+    ahead = next(_norms_ahead(shapes), None)
+    return f"its batch norms stand ahead of their convolutions (pre-activation, ResNet v2): {ahead}" if ahead else ""
+
+
+def _norms_ahead(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    """Norms whose channels are those that the convolution of the same number takes, not those that it puts out."""
+    for name, shape in shapes.items():
+        module, _, leaf = name.rpartition(".")
+        convolution = shapes.get(re.sub(r"(?:bn|norm)(?=\d*$)", "conv", module) + ".weight", ())
+        if leaf == "weight" and len(shape) == 1 and len(convolution) == 4:
+            outputs, inputs, kernel, _ = convolution
+            if kernel == 1 and shape[0] == inputs != outputs:
+                yield name
 
 
 def write_layout(state_dict: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
@@ -392,8 +458,8 @@ def _compare(shapes: Mapping[str, tuple[int, ...]]) -> str:
     fits = {key: sum(layout.ours(name) is not None for name in shapes) for key, layout in LAYOUTS.items()}
     key = max(fits, key=lambda key: fits[key])
     layout = LAYOUTS[key]
-    if not fits[key]:
-        return f"no entry has a name of a known layout ({', '.join(LAYOUTS)})"
+    if 5 * fits[key] < len(shapes):
+        return f"its names are not those of a known layout ({', '.join(LAYOUTS)}), but {', '.join([*shapes][:3])}, …"
     ours = {renamed: shape for name, shape in shapes.items() if (renamed := layout.ours(name))}
     try:
         found = Architecture.from_shapes(ours)
@@ -409,7 +475,11 @@ def _compare(shapes: Mapping[str, tuple[int, ...]]) -> str:
             found.name,
         )
     except (ValueError, RuntimeError, TypeError) as error:  # RuntimeError: sizes that torch cannot build
-        return f"nearest are {layout.title} ({fits[key]} of {len(shapes)} entries), but: {str(error).splitlines()[0]}"
+        reason = str(error).splitlines()[0]
+        if "left over: " not in reason and (others := [name for name in shapes if not layout.ours(name)]):
+            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+            reason += f"; left over: {', '.join(others[:3])}{more}"
+        return f"nearest are {layout.title} ({fits[key]} of {len(shapes)} entries), but: {reason}"
     return f"by their names and shapes they are of {found.name} in {layout.title}"
 
 
@@ -440,9 +510,9 @@ def _prefixes_of_stems(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
 
 
 def _read(shapes: Mapping[str, tuple[int, ...]]) -> Reading:
-    """The one reading of these entries: in the order of the file, else in that of their names."""
+    """The one reading of these entries: in the order of the file, else in one that their names tell."""
     problems = []
-    for order in (list(shapes), sorted(shapes, key=_natural)):
+    for order in _orders(shapes):
         try:
             names, form = _names(_modules({name: shapes[name] for name in order}))
         except LayoutError as error:
@@ -453,6 +523,28 @@ def _read(shapes: Mapping[str, tuple[int, ...]]) -> Reading:
             return Reading(names, form, "order and shapes, as the port of ResNeXt that it is", _SILENT)
         return Reading(names, form, port[1], port[2])
     raise problems[0]
+
+
+def _orders(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[list[str]]:
+    """The file's own order; of names, which safetensors has; that of names with the stem first; a known layout's."""
+    yield list(shapes)
+    by_name = sorted(shapes, key=_natural)
+    yield by_name
+    stem = next((name for name in by_name if len(shapes[name]) == 4 and shapes[name][1:] in _STEMS), "")
+    stem = re.split(r"[./_]", stem)[0]
+    yield sorted(by_name, key=lambda name: re.split(r"[./_]", name)[0] != stem)
+    for layout in LAYOUTS.values():
+        ours = {name: layout.ours(name) or "" for name in shapes}
+        if all(ours.values()):
+            yield sorted(shapes, key=lambda name: _place(ours[name]))
+
+
+def _place(name: str) -> tuple[int, ...]:
+    """Where an entry of form C stands in a network."""
+    module = name.rpartition(".")[0]
+    if match := re.fullmatch(r"layer(\d)\.(\d+)\.(.*)", module):
+        return int(match[1]), int(match[2]), _MODULES.index(match[3])
+    return (9,) if module == "fc" else (0, ("conv1", "bn1").index(module))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

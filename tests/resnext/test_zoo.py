@@ -119,6 +119,22 @@ def test_a_typo_gets_a_suggestion(name):
         resnext.create(name)
 
 
+@pytest.mark.parametrize("width", [8, 16, 32, 48])
+def test_any_cardinality_and_width_can_be_created(width):
+    with torch.device("meta"):
+        model = resnext.create(f"resnext101_32x{width}d")
+    assert model.layer1[0].conv2.groups == 32
+    assert model.layer1[0].conv2.weight.shape == (32 * width, width, 3, 3)
+    assert len(model.layer3) == 23
+    assert get_architecture(f"resnext29_4x{width}d_typeB").layers == (3, 3, 3)
+
+
+@pytest.mark.parametrize("name", ["resnext26_32x4d", "resnext110_32x4d", "resnext101_32x4d_cifar", "resnext50_0x4d"])
+def test_other_depths_are_for_files_only(name):
+    with pytest.raises(ValueError, match=r"unknown architecture .*did you mean resnext"):
+        resnext.create(name)
+
+
 def test_a_name_that_is_not_offered_says_what_is():
     with pytest.raises(ValueError, match=r"'resnext11_4x8d'; available: resnext50_1x64d, .*resnext50_32x4d"):
         resnext.create("resnext11_4x8d")
