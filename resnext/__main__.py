@@ -16,7 +16,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None) -> int:
-    from resnext.cli import evaluate, export, info, inspect, predict, weights  # here: without torch it is one line as well
+    from resnext.cli import (  # here: without torch it is one line as well
+        evaluate,
+        export,
+        info,
+        inspect,
+        predict,
+        weights,
+    )
 
     parser = Parser(prog="resnext", description="The original ResNeXt for PyTorch.")
     commands = parser.add_subparsers(metavar="command")

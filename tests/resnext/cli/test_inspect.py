@@ -39,7 +39,7 @@ def test_as_text(checkpoint, capsys):
     assert main(["inspect", str(checkpoint), "--no-ema"]) == 0
     seen = capsys.readouterr()
     rows = dict(line.split("  ", 1) for line in seen.out.splitlines() if not line.startswith("remark"))
-    assert rows["network"].split() == "resnext17_4x8d, form C, shortcut B, imagenet stem".split()
+    assert rows["network"].split() == ["resnext17_4x8d,", "form", "C,", "shortcut", "B,", "imagenet", "stem"]
     assert "took ['state_dict']" in seen.out
     assert seen.err == ""
 
