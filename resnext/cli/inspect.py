@@ -10,7 +10,7 @@ from typing import Any
 from resnext.architecture import Architecture
 from resnext.cli.command_line import Checkpoint, find_checkpoint, one_line, table
 from resnext.forms import find_form
-from resnext.weights.files import Contents, read_weights
+from resnext.weights.files import Contents, read_record, read_weights
 from resnext.weights.loading import recognise
 from resnext.weights.records import read_json
 
@@ -66,7 +66,9 @@ def _describe(checkpoint: Checkpoint, contents: Contents, architecture: Architec
 
 
 def _record(path: Path, sha256: str) -> dict[str, Any] | None:
-    """The provenance (`.json`) that `build_weights.py` writes beside a file, if it is this file's."""
+    """What the file says of itself, else the provenance that `build_weights.py` wrote beside it, if it is this file's."""
+    if record := read_record(path):
+        return record
     sidecar = read_json(path.with_suffix(".json")) or {}
     file = sidecar.get("file")
     return sidecar if isinstance(file, dict) and file.get("sha256") == sha256 else None

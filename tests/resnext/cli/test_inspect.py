@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+import resnext
 from resnext.__main__ import main
 from resnext.architecture import Architecture
 from resnext.weights.layouts import write_layout
@@ -52,6 +53,14 @@ def test_a_torch7_file_and_its_provenance(sample, tmp_path, capsys):
     (sample.with_suffix(".json")).write_text(json.dumps({"file": {"sha256": found["sha256"]}, "license": "CC0"}))
     assert main(["inspect", str(sample)]) == 0
     assert "record: license  CC0" in capsys.readouterr().out
+
+
+def test_what_a_file_says_of_itself(tmp_path, capsys):
+    resnext.save(SMALL.build(), tmp_path / "mine.pth", classes=["a", "b", "c", "d", "e"])
+    assert main(["inspect", str(tmp_path / "mine.pth"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["record"]["classes"] == ["a", "b", "c", "d", "e"]
+    assert found["remarks"] == []
 
 
 def test_other_files(tmp_path, capsys):

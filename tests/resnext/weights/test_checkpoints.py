@@ -16,7 +16,6 @@ import resnext
 from resnext.architecture import Architecture
 from resnext.weights.files import WeightsError
 from resnext.weights.layouts import LAYOUTS, write_layout
-from tests.torchvision_shim import import_torchvision
 
 SMALL = Architecture((1, 2, 1, 1), cardinality=4, base_width=8, num_classes=5)
 CIFAR = Architecture((1, 1, 1, 1), cardinality=2, base_width=8, stem="cifar", num_classes=10)
@@ -66,9 +65,8 @@ class _no_warning(pytest.WarningsRecorder):  # noqa: N801 - reads as a function
 # --- training checkpoints, written by the packages' own code ----------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def timm():
-    import_torchvision()
+@pytest.fixture
+def timm(torchvision):
     return pytest.importorskip("timm")
 
 
