@@ -66,7 +66,7 @@ def _describe(checkpoint: Checkpoint, contents: Contents, architecture: Architec
 
 
 def _record(path: Path, sha256: str) -> dict[str, Any] | None:
-    """What the file says of itself, else the provenance that `build_weights.py` wrote beside it, if it is this file's."""
+    """What the file says of itself, else what `build_weights.py` wrote beside it, if it is about this file."""
     if record := read_record(path):
         return record
     sidecar = read_json(path.with_suffix(".json")) or {}
