@@ -356,8 +356,8 @@ class ResNeXt(Intermediates, nn.Module):
         if global_pool is not None:
             # The authors pool 7x7 (CIFAR: 8x8), which is the same at 224 px (32 px), and cannot take another size.
             pools = {"avg": nn.AdaptiveAvgPool2d(1), "max": nn.AdaptiveMaxPool2d(1), "": nn.Identity()}
-            # torchvision's name, whatever it pools
-            self.avgpool: nn.Module = pools.get(global_pool) or AvgMaxPool(both=global_pool == "catavgmax")
+            both = AvgMaxPool(both=global_pool == "catavgmax")
+            self.avgpool: nn.Module = pools.get(global_pool, both)  # torchvision's name, whatever it pools
             self.flatten: nn.Module = nn.Flatten(1) if global_pool else nn.Identity()
             self.global_pool = global_pool
         if drop_rate is not None:
@@ -389,8 +389,7 @@ class ResNeXt(Intermediates, nn.Module):
         """`preprocess` as a module, for data sets and pipelines: the input that these weights were trained on.
 
         It takes a PIL image, a path, an array (H, W, 3) or a tensor (3, H, W) of uint8 and returns float32 (3, h, w);
-        of a list of them, or a tensor (N, 3, H, W), a batch (N, 3, h, w). Raises ValueError for a network whose input
-        has another number of channels.
+        of a list of them, or a tensor (N, 3, H, W), a batch. Raises ValueError where the input has other channels.
         """
         if self.in_channels != 3:
             expected = f"this network takes {self.in_channels} channels, and the authors' preprocessing gives 3"
@@ -401,8 +400,7 @@ class ResNeXt(Intermediates, nn.Module):
 
     def preprocess(self, image: Any) -> Tensor:
         """`transform()` of one image or several; it says which kinds it takes, and what it raises."""
-        result: Tensor = self.transform()(image)
-        return result
+        return self.transform()(image)
 
 
 class ResNeXtFeatures(ResNeXt):
@@ -429,9 +427,7 @@ class ResNeXtFeatures(ResNeXt):
         """Raises ValueError: there is no classifier."""
         raise ValueError(f"features_only=True and num_classes={num_classes} cannot be combined: there is no classifier")
 
-    def prune_intermediate_layers(
-        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
+    def prune_intermediate_layers(self, *arguments: Any, **options: Any) -> list[int]:
         """Raises ValueError: `out_indices` says what is kept."""
         raise ValueError("a network with features_only=True is pruned already; build it with other out_indices")
 

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from resnext.text import printable
+from resnext.weights import printable
 
 if TYPE_CHECKING:
     from resnext.model import ResNeXt

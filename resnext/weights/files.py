@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from resnext.text import printable
+from resnext.weights import printable
 from resnext.weights.door import conversion
 from resnext.weights.layouts import LayoutError, Weights, find_weights, read_layout, recognise_ours
 
