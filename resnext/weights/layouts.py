@@ -261,6 +261,9 @@ class _Module:
         return f"{self.entries.get('weight', self.entries[role])} {self.shapes.get('weight', self.shapes[role])}"
 
 
+_ANY_NORM = _Module("")
+
+
 @dataclass(frozen=True)
 class _Unit:
     """A convolution and the batch norm after it. In form A some convolutions have none, and one norm follows a sum."""
@@ -374,7 +377,7 @@ def read_layout(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Re
     A backbone inside a larger network (a detector's, say) is found by its prefix. Raises LayoutError where there is no
     reading, or more than one: it says what makes it another network, and which entries do not fit the nearest layout.
     """
-    tensors = _as_torch(state_dict)
+    tensors = _with_flat_classifier(_as_torch(state_dict))
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     try:
         if not any(len(shape) == 4 for shape in shapes.values()):
@@ -537,6 +540,75 @@ def _orders(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[list[str]]:
         ours = {name: layout.ours(name) or "" for name in shapes}
         if all(ours.values()):
             yield sorted(shapes, key=lambda name: _place(ours[name]))
+
+    if by_shapes := _order_by_shapes({name: shapes[name] for name in by_name}):
+        yield by_shapes
+
+
+def _order_by_shapes(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """The order in which the blocks that names tell apart use their entries; empty where their shapes leave it open.
+
+    For files in the order of names (safetensors) whose names are not in the order of use: expand, reduce, transform.
+    """
+    with contextlib.suppress(LayoutError):
+        modules = _modules(shapes)
+        convolutions = [module for module in modules if module.kind == "convolution"]
+        stem = next((each for each in convolutions if each.weight[1:] in _STEMS), None)
+        middles = [each for each in convolutions if each is not stem and each.weight[2] == 3]
+        if stem is None or not middles or any(stem.weight[1:] == each.weight[1:] for each in middles):
+            return []
+        prefixes = [_own_prefix(each.name, [other.name for other in middles if other is not each]) for each in middles]
+        inside = {module.name for module in modules if module.name.startswith(tuple(prefixes))}
+        outside = [module for module in modules if module.name not in inside]
+        order = [stem, *(module for module in outside if module is not stem)]
+        channels = stem.weight[0]
+        for prefix in prefixes:
+            block = _sort_block([module for module in modules if module.name.startswith(prefix)], channels)
+            order += block
+            channels = block[4].weight[0]
+        return [entry for module in order for entry in module.entries.values()]
+    return []
+
+
+def _own_prefix(name: str, others: Sequence[str]) -> str:
+    """The shortest beginning of a name, up to a separator, that no other one has."""
+    for match in re.finditer(r"[./_]", name):
+        if not any(other.startswith(name[: match.end()]) for other in others):
+            return name[: match.end()]
+    raise LayoutError(f"{name}: not in a block of its own")
+
+
+def _sort_block(modules: Sequence[_Module], channels: int) -> list[_Module]:
+    """Its convolutions as they are used, the shortcut last, each with its norm. Raises LayoutError if that is open."""
+    convolutions = [module for module in modules if module.kind == "convolution"]
+    norms = [module for module in modules if module.kind == "norm"]
+    if len(convolutions) not in (3, 4) or len(norms) != len(convolutions):
+        raise LayoutError("not a block")
+    fits = []
+    for order in itertools.permutations(convolutions):
+        units = [_Unit(convolution, _ANY_NORM) for convolution in order]
+        shortcut = units[3:]
+        if _is_bottleneck(units[:3], channels):
+            outputs = units[2].outputs
+            sides = [(each.kernel, each.inputs, each.outputs) for each in shortcut]
+            if sides == [(1, channels, outputs)] or (not sides and outputs == channels):
+                fits.append(order)
+    if len(fits) != 1:
+        raise LayoutError("no single order of its convolutions")
+    scored: list[tuple[int, int, tuple[_Module, ...]]] = []
+    for pairing in itertools.permutations(norms):
+        if all(norm.channels == each.weight[0] for norm, each in zip(pairing, fits[0], strict=True)):
+            scored.append((sum(map(_likeness, fits[0], pairing)), len(scored), pairing))
+    best = sorted(scored, reverse=True)[:2]
+    if not best or (len(best) == 2 and best[0][0] == best[1][0]):
+        raise LayoutError("no single way to give its convolutions their norms")
+    return [module for pair in zip(fits[0], best[0][2], strict=True) for module in pair]
+
+
+def _likeness(convolution: _Module, norm: _Module) -> int:
+    """How much the names say that these belong together."""
+    mine, theirs = (set(re.findall(r"\d+|[a-z]+", module.name.lower())) for module in (convolution, norm))
+    return len(mine & theirs) - len(mine ^ theirs) + 4 * _related(convolution, norm)
 
 
 def _place(name: str) -> tuple[int, ...]:
@@ -793,6 +865,24 @@ def _misfit(units: Sequence[_Unit]) -> str:
         f"no bottleneck of a ResNeXt starts at {shown}; expected 1x1, grouped 3x3 and 1x1 convolutions on {channels} "
         "channels, and a 1x1 as shortcut where the shape changes"
     )
+
+
+def _with_flat_classifier(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A classifier that is a 1x1 convolution, the only one with a bias, as the linear layer that it is."""
+    biased = [
+        name
+        for name, value in tensors.items()
+        if value.dim() == 4
+        and tuple(value.shape[2:]) == (1, 1)
+        and name.endswith(".weight")
+        and f"{name.removesuffix('weight')}bias" in tensors
+    ]
+    others = [value for name, value in tensors.items() if value.dim() == 4 and name not in biased]
+    features = max((value.shape[0] for value in others), default=0)
+    linear = any(value.dim() == 2 for value in tensors.values())
+    if len(biased) == 1 and not linear and tensors[biased[0]].shape[1] == features:
+        tensors[biased[0]] = tensors[biased[0]].flatten(1)
+    return tensors
 
 
 def _as_torch(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

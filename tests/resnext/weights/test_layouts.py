@@ -125,6 +125,72 @@ def test_a_port_that_nobody_listed(weights, port):
         assert "stride" in reading.remark
 
 
+def renamed_as(stem, block, modules, classifier):
+    """A port of these templates, its entries in the order of their names, as safetensors has them."""
+
+    def port(weights):
+        inner = ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample.0", "downsample.1")
+        pairs = []
+        for key in weights:
+            module, _, leaf = key.rpartition(".")
+            stage, _, rest = module.partition(".")
+            index, _, name = rest.partition(".")
+            if name:
+                theirs = block.format(stage=stage[5:], block=index) + modules[inner.index(name)]
+            else:
+                theirs = {"conv1": stem[0], "bn1": stem[1], "fc": classifier}[module]
+            pairs.append((f"{theirs}.{leaf}", key))
+        return sorted(pairs)
+
+    return port
+
+
+@pytest.mark.parametrize(
+    "port",
+    [
+        renamed_as(
+            ("stem.conv", "stem.norm"),
+            "stages.{stage}.blocks.{block}.",
+            ("reduce.conv", "reduce.norm", "spatial.conv", "spatial.norm", "expand.conv", "expand.norm", "side.conv",
+             "side.norm"),
+            "classifier",
+        ),
+        renamed_as(
+            ("features.conv0", "features.norm0"),
+            "features.stage{stage}.unit{block}.",
+            ("body.0.conv_a", "body.0.norm_a", "body.1.conv_b", "body.1.norm_b", "body.2.conv_c", "body.2.norm_c",
+             "skip.conv", "skip.norm"),
+            "classifier",
+        ),
+        renamed_as(
+            ("initial", "initial_norm"),
+            "b{stage}.{block}.",
+            ("squash", "squash_norm", "mix", "mix_norm", "grow", "grow_norm", "around", "around_norm"),
+            "answer",
+        ),
+        renamed_as(
+            ("head.0", "head.1"),
+            "tail.{stage}.{block}.",
+            ("residual.0", "residual.1", "residual.3", "residual.4", "residual.6", "residual.7", "a.0", "a.1"),
+            "z",
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("weights", ["C", "cifar"], indirect=True)
+def test_a_port_in_the_order_of_its_names(weights, port):
+    pairs = port(weights)
+    renamed, reading = read_layout({theirs: weights[ours] for theirs, ours in pairs})
+    assert reading.names == dict(pairs)
+    assert all(torch.equal(renamed[key], weights[key]) for key in weights)
+
+
+def test_a_classifier_that_is_a_convolution(weights):
+    theirs = {key.replace("layer", "stage"): value for key, value in weights.items()}
+    theirs["fc.weight"] = theirs["fc.weight"][:, :, None, None]
+    renamed, _ = read_layout(theirs)
+    assert torch.equal(renamed["fc.weight"], weights["fc.weight"])
+
+
 def test_which_of_two_readings_only_names_can_tell():
     """Where all 1x1 convolutions of a block have one shape, the shortcut is told by its name, or not at all."""
     weights = SMALL["wide"].build_empty().state_dict()
