@@ -150,13 +150,17 @@ class Checkpoint:
         return sha256_of(self.path)
 
     def load(self) -> ResNeXt:
-        """The network, for evaluation. Raises WeightsError for a file that does not hold it."""
+        """The network, for evaluation. Raises WeightsError for another file, CommandError for one without a classifier."""
         from resnext.zoo import create, from_checkpoint
 
         if self.arch is None:
-            return from_checkpoint(self.path, ema=self.ema).eval()
-        weights = None if self.published else self.path
-        return create(self.arch, pretrained=self.published, weights=weights, ema=self.ema).eval()
+            model = from_checkpoint(self.path, ema=self.ema)
+        else:
+            weights = None if self.published else self.path
+            model = create(self.arch, pretrained=self.published, weights=weights, ema=self.ema)
+        if model.num_classes == 0:
+            raise CommandError(f"{self.path} has no classifier; expected a network with one: train one first")
+        return model.eval()
 
 
 def find_checkpoint(arch: str | None, weights: str | None, ema: bool | None = None) -> Checkpoint:

@@ -529,10 +529,18 @@ def _read(shapes: Mapping[str, tuple[int, ...]]) -> Reading:
 
 
 def _orders(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[list[str]]:
-    """The file's own order; of names, which safetensors has; that of names with the stem first; a known layout's."""
-    yield list(shapes)
+    """The file's own order; that of names; that of names with the stem first; a known layout's; that of shapes.
+
+    A file in the order of its names as text, as safetensors has them, has layer3.10 ahead of layer3.2: it is not used
+    in that order, which would read blocks of the same shapes in the wrong one.
+    """
     by_name = sorted(shapes, key=_natural)
+    convolutions = [name for name in shapes if len(shapes[name]) == 4]
+    if convolutions != sorted(convolutions) or convolutions == sorted(convolutions, key=_natural):
+        yield list(shapes)
     yield by_name
+    if paths := dict.fromkeys(name[: name.index(".paths.") + 1] for name in by_name if ".paths." in name):
+        yield _paths_first(by_name, shapes, list(paths))
     stem = next((name for name in by_name if len(shapes[name]) == 4 and shapes[name][1:] in _STEMS), "")
     stem = re.split(r"[./_]", stem)[0]
     yield sorted(by_name, key=lambda name: re.split(r"[./_]", name)[0] != stem)
@@ -543,6 +551,17 @@ def _orders(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[list[str]]:
 
     if by_shapes := _order_by_shapes({name: shapes[name] for name in by_name}):
         yield by_shapes
+
+
+def _paths_first(names: Sequence[str], shapes: Mapping[str, tuple[int, ...]], blocks: Sequence[str]) -> list[str]:
+    """The stem, each block with its paths ahead of what is after them, the classifier."""
+
+    def place(name: str) -> tuple[int, int, bool]:
+        block = next((index for index, prefix in enumerate(blocks, 1) if name.startswith(prefix)), 0)
+        outside = len(blocks) + 1 if len(shapes[name]) == 2 else 0
+        return block or outside, len(shapes[name]) != 4 and not block, ".paths." not in name
+
+    return sorted(names, key=lambda name: (place(name)[0], place(name)[1:]))
 
 
 def _order_by_shapes(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -690,7 +709,9 @@ def _units(modules: Sequence[_Module]) -> list[_Unit]:
 
 def _related(convolution: _Module, norm: _Module) -> bool:
     """Whether the names say that these belong together: conv1 and bn1, or downsample.0 and downsample.1."""
-    mine, theirs = (re.findall(r"\d+|[a-z]+", module.name.lower()) for module in (convolution, norm))
+    mine, theirs = (
+        re.findall(r"\d+|[a-z]+", module.name.lower().replace("batch_norm", "norm")) for module in (convolution, norm)
+    )
     if len(mine) != len(theirs):
         return theirs[: len(mine)] == mine
     differing = {(a, b) for a, b in zip(mine, theirs, strict=True) if a != b}

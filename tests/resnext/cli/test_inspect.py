@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -84,6 +85,15 @@ def test_remarks_are_one_line_on_stderr(checkpoint, tmp_path, capsys):
     assert "took ['state_dict']" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "m.st")]) == 0
     assert "the names of detectron2" in capsys.readouterr().out
+
+
+def test_a_network_without_a_classifier(tmp_path, capsys):
+    torch.save(replace(SMALL, num_classes=0).build().state_dict(), tmp_path / "body.pth")
+    arguments = ["export", "--weights", str(tmp_path / "body.pth"), "--format", "safetensors"]
+    assert main([*arguments, "--out", str(tmp_path / "m.st")]) == 2
+    assert "has no classifier; expected a network with one" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "body.pth")]) == 0
+    assert "none: there is no classifier" in capsys.readouterr().out
 
 
 def test_options_that_contradict_each_other(tmp_path, capsys):

@@ -53,6 +53,30 @@ def test_every_known_port(name):
     assert reading.form == ("A" if "typeA" in name else "C")
 
 
+@pytest.mark.parametrize("order", ["names", "none"])
+@pytest.mark.parametrize("name", layout_names() or ["absent"])
+def test_every_known_port_in_another_order(name, order):
+    """That of the names as text, as safetensors has them, and none, as dictionaries of Python 2 have them."""
+    content = layout(name)
+    if name in OTHER_NETWORKS:
+        return
+    entries = sorted(content["entries"])
+    if order == "none":
+        random.Random(0).shuffle(entries)
+    _, reading = read_layout({key: torch.empty(shape, device="meta") for key, shape in entries})
+    expected = content.get("to_resnext_form_A") or content.get("to_torchvision") or content.get("to_resnext")
+    assert reading.names == {key: expected[key] for key, _ in entries}
+
+
+def test_ten_blocks_and_more_in_the_order_of_their_names():
+    """As text, stage3.10 comes ahead of stage3.2, and their shapes are the same."""
+    state = Architecture((1, 1, 12, 1), cardinality=2, base_width=8).build_empty().state_dict()
+    _, reading = read_layout(
+        {key: state[key.replace("stage", "layer")] for key in sorted(key.replace("layer", "stage") for key in state)}
+    )
+    assert reading.names == {key.replace("layer", "stage"): key for key in state}
+
+
 @pytest.fixture(params=SMALL)
 def weights(request):
     torch.manual_seed(0)
