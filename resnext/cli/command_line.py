@@ -150,7 +150,7 @@ class Checkpoint:
         return sha256_of(self.path)
 
     def load(self) -> ResNeXt:
-        """The network, for evaluation. Raises WeightsError for another file, CommandError for one without a classifier."""
+        """The network, for evaluation. Raises WeightsError for another file, CommandError without a classifier."""
         from resnext.zoo import create, from_checkpoint
 
         if self.arch is None:
