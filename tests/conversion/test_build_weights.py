@@ -1,15 +1,12 @@
 """The command line: what it prints, what it writes, and that whatever goes wrong is one line and leaves nothing."""
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import pty
-import struct
+import runpy
+import signal
 import subprocess
 import sys
-import termios
 
 import pytest
 import torch
@@ -17,6 +14,7 @@ import torch
 from conversion import build_weights, mapping, t7, verify
 from resnext.forms import convert_state_dict, find_form
 from tests.helpers import commands
+from tests.helpers.evaluation import fork
 from tests.helpers.recorded import FIXTURES, ROOT
 
 SAMPLE_ARCH = "resnext11_4x8d"
@@ -182,16 +180,21 @@ def test_what_is_no_file_does_not_hang(capsys, out, tmp_path):
         assert f"{path}: expected a file, got a directory or a device" in refused(capsys, out, "--t7", path)
 
 
-def test_a_termination_leaves_nothing(sample, tmp_path):
-    script = f"""
-import os, runpy, signal, sys
-def killed(descriptor): os.kill(os.getpid(), signal.SIGTERM)
-os.fsync = killed
-sys.argv = ['build_weights.py', '--t7', {str(sample)!r}, '--no-verify', '--out', 'out']
-runpy.run_path({str(ROOT / "conversion" / "build_weights.py")!r}, run_name='__main__')
-"""
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+def test_a_termination_leaves_nothing(sample, tmp_path, capfd):
+    def terminated(descriptor):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def script():
+        os.chdir(tmp_path)
+        os.fsync = terminated
+        sys.argv = ["build_weights.py", "--t7", str(sample), "--no-verify", "--out", "out"]
+        runpy.run_path(str(ROOT / "conversion" / "build_weights.py"), run_name="__main__")
+
+    process = fork.Process(target=script)
+    process.start()
+    process.join()
+    assert process.exitcode == 143
+    assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -233,15 +236,7 @@ def test_interrupt_leaves_nothing(capsys, sample, out, monkeypatch):
 
 
 def test_progress_bars_on_a_terminal(sample, tmp_path):
-    child, terminal = pty.fork()
-    if child == 0:
-        script = str(ROOT / "conversion" / "build_weights.py")
-        os.execv(sys.executable, [sys.executable, script, "--t7", str(sample), "--out", str(tmp_path / "out")])
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-    shown = b""
-    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
-        while chunk := os.read(terminal, 65536):
-            shown += chunk
-    assert os.waitpid(child, 0)[1] == 0
+    status, shown = commands.on_a_terminal(build_weights.main, "--t7", sample, "--out", tmp_path / "out")
+    assert status == 0, shown
     assert b"reading:   0%" in shown
     assert b"proving:   0%" in shown

@@ -170,6 +170,7 @@ def test_comparison(got, expected, equal, relative):
     assert result.relative_error == pytest.approx(relative)
 
 
+@pytest.mark.slow
 def test_full_size_file(full_size, torchvision):
     conversion = mapping.convert(t7.load(full_size))
     assert conversion.architecture.name == "resnext50_32x4d"

@@ -1,6 +1,14 @@
-"""Command lines, run in this process."""
+"""Command lines, run in this process or in a copy of it, which need not import torch again."""
 
+import contextlib
+import fcntl
 import importlib.util
+import os
+import pty
+import struct
+import sys
+import termios
+import traceback
 
 from conversion import convert_graph
 from resnext.__main__ import main as resnext_main
@@ -22,6 +30,29 @@ def refused(capsys, main, *arguments, status=2):
     assert error.endswith("\n")
     assert error.count("\n") == 1
     return error
+
+
+def on_a_terminal(main, *arguments, stdout=None):
+    """The exit status of a command, and what it shows on a terminal of 100 columns. Its stdout may be a file."""
+    child, terminal = pty.fork()
+    if child == 0:
+        status = 3
+        try:
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+            if stdout is not None:
+                os.dup2(os.open(stdout, os.O_WRONLY | os.O_CREAT), 1)
+            with open(1, "w") as sys.stdout, open(2, "w") as sys.stderr:
+                status = main([str(argument) for argument in arguments])
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while chunk := os.read(terminal, 65536):
+            shown += chunk
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), shown
 
 
 def predicted(capsys, *arguments, status=0):

@@ -22,6 +22,13 @@ def index(folder):
     return [tuple(line.split("\t")) for line in (folder / "INDEX.tsv").read_text().splitlines()]
 
 
+def names(answer):
+    """Those with this answer. The many that are not part of the repository take long."""
+    few = dict(index(FIXTURES / "guises"))
+    named = [name for name, stated in index(GUISES) if stated == answer]
+    return [pytest.param(name, marks=[] if name in few else pytest.mark.slow) for name in named]
+
+
 def unpack(folder, packed):
     path = folder / packed.name.removesuffix(".xz")
     path.write_bytes(lzma.decompress(packed.read_bytes()))
@@ -36,20 +43,20 @@ def assert_torch7s_output(conversion, recorded):
         assert relative_error(got, torch.from_numpy(arrays["output"])) <= 2e-5
 
 
-@pytest.mark.parametrize("name", [name for name, answer in index(GUISES) if answer == "convert"])
+@pytest.mark.parametrize("name", names("convert"))
 def test_the_same_function_converts(name, tmp_path):
     conversion, proof = convert_and_prove(unpack(tmp_path, GUISES / f"{name}.t7.xz"))
     assert proof.passed
     assert_torch7s_output(conversion, GUISES / f"{name}.npz")
 
 
-@pytest.mark.parametrize("name", [name for name, answer in index(GUISES) if answer == "refuse"])
+@pytest.mark.parametrize("name", names("refuse"))
 def test_another_function_is_refused(name, tmp_path):
     with pytest.raises(t7.T7Error):
         convert_and_prove(unpack(tmp_path, GUISES / f"{name}.t7.xz"), prove=False)
 
 
-@pytest.mark.parametrize("name", [name for name, answer in index(GUISES) if answer == "either"])
+@pytest.mark.parametrize("name", names("either"))
 def test_where_either_answer_will_do_none_is_wrong(name, tmp_path):
     try:
         conversion, _ = convert_and_prove(unpack(tmp_path, GUISES / f"{name}.t7.xz"))

@@ -796,6 +796,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="peak memory and what was read are told by /proc")
 def test_hostile_files_cost_little_memory_and_are_not_read_to_their_end(tmp_path):
     paths = []

@@ -40,6 +40,7 @@ def test_info_on_a_typo(capsys):
     assert len(seen.err.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("redirect", "status"), [(">&-", 0), ("| true", 1)])
 def test_a_reader_that_has_left_is_no_traceback(redirect, status):
     command = f"set -o pipefail; {sys.executable} -m resnext info resnext50_32x4d {redirect}"

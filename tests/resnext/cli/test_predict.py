@@ -1,13 +1,9 @@
 """`python -m resnext predict`, from images to names."""
 
-import fcntl
 import io
 import json
 import os
-import pty
-import struct
 import sys
-import termios
 
 import numpy as np
 import pytest
@@ -19,9 +15,8 @@ from resnext.__main__ import main
 from resnext.classes import class_names, wordnet_ids
 from resnext.cli import predict
 from resnext.cli.command_line import Parser
-from tests.helpers.commands import not_predicted, predicted
+from tests.helpers.commands import not_predicted, on_a_terminal, predicted
 from tests.helpers.pictures import SIZES
-from tests.helpers.recorded import ROOT
 
 
 def expected(weights, path, top):
@@ -162,20 +157,9 @@ def test_other_refusals(capsys, photos, weights, tmp_path, monkeypatch):
 
 
 def test_progress_bar_on_a_terminal_and_json_beside_it(photos, weights, tmp_path):
-    child, terminal = pty.fork()
-    if child == 0:
-        os.chdir(ROOT)
-        os.dup2(os.open(tmp_path / "out.json", os.O_WRONLY | os.O_CREAT), 1)
-        command = [sys.executable, "-m", "resnext", "predict", str(photos), "--weights", str(weights["cifar10"])]
-        os.execv(sys.executable, [*command, "--json"])
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-    shown = b""
-    try:
-        while chunk := os.read(terminal, 65536):
-            shown += chunk
-    except OSError:  # how Linux says that the other end is closed
-        pass
-    assert os.waitpid(child, 0)[1] == 0
+    arguments = ["predict", photos, "--weights", weights["cifar10"], "--json"]
+    status, shown = on_a_terminal(main, *arguments, stdout=tmp_path / "out.json")
+    assert status == 0, shown
     assert b"4/4" in shown
     assert len(json.loads((tmp_path / "out.json").read_text())) == 4
 

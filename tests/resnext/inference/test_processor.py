@@ -65,6 +65,7 @@ def test_nothing_of_ours_dies_there(amx, model, tmp_path):
     assert optimize(model, images(1), backend="eager").precision == "fp32"  # which has nothing to do with it
 
 
+@pytest.mark.slow
 def test_a_machine_that_works(amx, folder):
     check_low_precision("import torch; assert torch.__version__")
     check_low_precision(NEVER)
