@@ -136,6 +136,9 @@ def recognise(
     try:
         if (form := find_form(state_dict)) != "C":
             state_dict = convert_state_dict(state_dict, form, "C")
+    except (ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path}: {first_line(error)}") from None
+    try:
         found, model = _build(_shapes(state_dict))
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that torch cannot build
         raise WeightsError(f"{path}: {_reason(contents.state_dict) or first_line(error)}") from None
