@@ -162,7 +162,7 @@ def _compare(conversion: Conversion, dtype: torch.dtype, progress: Callable[[lis
     with _one_thread():
         try:
             outputs = [_run(network, stages, images) for network, stages in progress(networks)]
-        except RuntimeError as error:  # shapes that do not fit, say
+        except (RuntimeError, IndexError, ValueError) as error:  # shapes that do not fit, say
             raise conversion.model.error(f"the file's graph cannot be run: {str(error).splitlines()[0]}") from None
     expected, got = outputs[0], outputs[1]
     stages = [compare(name, got[name], expected[name]) for name in literal_stages]

@@ -11,7 +11,7 @@ from conversion import graph, mapping, t7, verify
 from tests.helpers.networks import relative_error
 from tests.helpers.recorded import MODELS, SHARED
 from tests.helpers.torch7_networks import dump, resnext
-from tests.helpers.torch7_trees import Rewriter, find, put
+from tests.helpers.torch7_trees import Rewriter, find, make, make_list, put
 from tests.helpers.torch7_writer import read
 
 STAGES = ["stem", "layer1", "layer2", "layer3"]
@@ -124,6 +124,14 @@ def test_a_graph_whose_shapes_do_not_fit_is_refused(conversion):
     put(find(conversion.model, "modules[7]"), "kW", 50)
     with pytest.raises(t7.T7Error, match="the file's graph cannot be run: "):
         verify.verify(conversion)
+
+
+def test_a_layer_that_does_nothing_along_a_dimension_that_is_not_there_is_refused(sample):
+    root = t7.load(sample)
+    nothing = make(root, "nn.Padding", dim=9, pad=0)
+    put(root["modules"], 3, make(root, "nn.Sequential", modules=make_list(root, nothing, root["modules"][3])))
+    with pytest.raises(t7.T7Error, match="the file's graph cannot be run: "):
+        verify.verify(mapping.convert(root))
 
 
 def test_the_proof_does_not_depend_on_the_number_of_threads(conversion):
