@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resnext import classes, explain, forms, preprocess
+    from resnext.export.hub import from_pretrained, save_pretrained
     from resnext.export.save import save
     from resnext.inference import aoti
     from resnext.inference.optimize import optimize
@@ -24,10 +25,12 @@ __all__ = [
     "explain",
     "forms",
     "from_checkpoint",
+    "from_pretrained",
     "list_models",
     "optimize",
     "preprocess",
     "save",
+    "save_pretrained",
 ]
 
 # The module of each public name. It is imported on first use, so that tools that need no network do not wait for torch,
@@ -40,7 +43,9 @@ _HOME = {
     "from_checkpoint": "zoo",
     "list_models": "zoo",
     "optimize": "inference.optimize",
+    "from_pretrained": "export.hub",
     "save": "export.save",
+    "save_pretrained": "export.hub",
 }
 
 

@@ -64,7 +64,8 @@ def _find_file(weights: str | os.PathLike[str], progress: bool) -> str:
         raise WeightsError(f"{weights!r} is not a file; for the authors' weights: create(name, pretrained=True)")
     if is_url(weights):
         return str(fetch(str(weights), progress=progress))
-    return os.fspath(weights)
+    in_folder = os.path.join(weights, "model.safetensors")  # as save_pretrained writes it
+    return in_folder if os.path.isfile(in_folder) else os.fspath(weights)
 
 
 def _load(
