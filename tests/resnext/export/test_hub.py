@@ -14,7 +14,7 @@ NAMES = [f"animal {number}" for number in range(10)]
 
 @pytest.fixture
 def folder(tmp_path):
-    model = build(TINY_IMAGENET, form="A").eval()
+    model = build(TINY_IMAGENET).eval()
     model.classes, model.preprocessing, model.license = NAMES, Preprocessing(resize=72, crop=64), "MIT"
     return resnext.save_pretrained(model, tmp_path / "net")
 
