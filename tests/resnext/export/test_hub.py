@@ -34,7 +34,7 @@ def test_timm_loads_the_folder(folder, torchvision):
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     assert type(model).__module__.startswith("timm.")
     assert torch.equal(model(images), build(TINY_IMAGENET).eval()(images))
-    assert model.pretrained_cfg["input_size"] == [3, 64, 64]
+    assert list(model.pretrained_cfg["input_size"]) == [3, 64, 64]
 
 
 def test_networks_that_timm_lacks_are_not_called_one_of_its_own(tmp_path):
