@@ -1,14 +1,13 @@
-"""Converted weights as a file with a checksum in its name and a sidecar that says where it came from; publishing it."""
+"""Converted weights as a file with a checksum in its name and a sidecar with its provenance; publishing it."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from resnext.weights import records
 from resnext.weights.atomic import replacing, replacing_all
-from resnext.weights.download import check_url
+from resnext.weights.download import check_url, sha256_of
 
 from .mapping import Conversion
 from .verify import Proof
@@ -28,7 +27,7 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 @dataclass(frozen=True)
 class Torch7File:
-    """The Torch7 file that was converted. `license` is that of the weights in it."""
+    """The Torch7 file that was converted, and the licence of its weights."""
 
     name: str
     size: int
@@ -38,15 +37,16 @@ class Torch7File:
 
 @dataclass(frozen=True)
 class Artifact:
-    """What was written: the weights, the sidecar beside them, and the sidecar's content."""
+    """The files written: weights and sidecar; the sidecar's content; the proof, None if it was left out."""
 
     path: Path
     sidecar: Path
     record: dict[str, Any]
+    proof: Proof | None = None
 
 
 def make_record(conversion: Conversion, origin: Torch7File, proof: Proof | None, digest: str) -> dict[str, Any]:
-    """The provenance of converted weights, without the file that they end up in. `digest` is that of the tensors."""
+    """The provenance of converted weights, except for the name and size of their file. `digest` covers the tensors."""
     architecture = conversion.architecture
     parameters = sum(
         value.numel() for name, value in conversion.state_dict.items() if name.rpartition(".")[2] not in _BUFFERS
@@ -71,55 +71,39 @@ def make_record(conversion: Conversion, origin: Torch7File, proof: Proof | None,
 def write_artifact(
     state_dict: dict[str, Tensor], record: dict[str, Any], directory: Path, file_format: str = "pth"
 ) -> Artifact:
-    """Write `<arch>_type<F>-<first 8 hex of SHA-256>.<format>` and its `.json` into `directory`, made where missing.
+    """Write `<arch>_type<F>-<first 8 hex of SHA-256>.<format>` and its `.json` into `directory`, created if missing.
 
-    Both appear under their names whole or not at all. The same tensors and record give the same bytes. A `.pth` holds a
-    plain state_dict for `torch.load(weights_only=True)`; a `.safetensors` file also holds the record in its header.
+    Both files appear whole, or neither does. The same tensors and record give the same bytes. A `.pth` holds a plain
+    state_dict for `torch.load(weights_only=True)`; a `.safetensors` file also holds the record in its header.
 
-    Raises OSError, and leaves the directory as it was.
+    Raises OSError and then leaves the directory as it was.
     """
     with replacing_all(directory) as hidden:
-        with (hidden / "weights").open("xb") as file:
-            hashing = _HashingFile(file)
-            if file_format == "pth":
-                # A file object, not a path: torch names the archive inside after the path, and the bytes would differ.
-                torch.save(state_dict, hashing)  # type: ignore[arg-type]
-            else:
-                from safetensors.torch import save
+        written = hidden / "weights"
+        if file_format == "pth":
+            with written.open("xb") as file:  # from a path, torch takes a name for the archive: other bytes
+                torch.save(state_dict, file)
+        else:
+            from safetensors.torch import save
 
-                hashing.write(save(state_dict, metadata={"record": json.dumps(record)}))
-        sha256 = hashing.digest.hexdigest()
+            written.write_bytes(save(state_dict, metadata={"record": json.dumps(record)}))
+        size, sha256 = written.stat().st_size, sha256_of(written)
         path = directory / f"{record['arch']}_type{record['form']}-{sha256[:8]}.{file_format}"
         sidecar = path.with_suffix(".json")
         record = {
             **record,
-            "file": {"name": path.name, "format": file_format, "size": hashing.size, "sha256": sha256},
+            "file": {"name": path.name, "format": file_format, "size": size, "sha256": sha256},
         }
-        (hidden / "weights").rename(hidden / path.name)
+        written.rename(hidden / path.name)
         (hidden / sidecar.name).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return Artifact(path, sidecar, record)
-
-
-class _HashingFile:
-    """A file to write to that hashes what passes."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.digest, self.size = file, hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        self.size += len(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
 
 
 def publish(built: Artifact, base_url: str) -> str:
     """Enter a built `.pth` into the records of `resnext/weights.json`, where `pretrained=True` finds it.
 
-    The file itself is for its maintainer to upload under `base_url`. Returns its URL. Raises ValueError where there is
-    no record to write to, DownloadError for a base URL from which nothing would be fetched.
+    Returns the URL under which the maintainer must upload the file. Raises ValueError if there is no record for it,
+    DownloadError for a base URL that downloads would refuse.
     """
     content = json.loads(records.RECORDS.read_text(encoding="utf-8"))
     arch, file, origin = built.record["arch"], built.record["file"], built.record["source"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import os
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from . import artifact, mapping, t7, verify
 
 
 class ProofError(RuntimeError):
-    """The converted network does not compute what the file's own graph does. `proof` says where."""
+    """The converted network does not compute what the file's own graph computes. `proof` says where they differ."""
 
     exit_status = 1
 
@@ -36,8 +36,8 @@ def convert_and_prove(
 ) -> tuple[mapping.Conversion, verify.Proof | None]:
     """Read a Torch7 ResNeXt checkpoint and compare what was read with the file's own graph.
 
-    Writes nothing; arguments as of `build`. Returns the conversion in `form`, and its proof, None without `prove`.
-    Raises T7Error for a file that is not such a checkpoint, ProofError where the two compute something else.
+    Writes nothing. Takes the same arguments as `build`. Returns the conversion in `form` and its proof, None without
+    `prove`. Raises T7Error for a file that is not such a checkpoint, ProofError if the two compute different values.
     """
     return _convert_and_prove(t7.load(path), os.fspath(path), form, expected, prove, progress)
 
@@ -56,14 +56,6 @@ def _convert_and_prove(
     return conversion, proof
 
 
-@dataclass(frozen=True)
-class Built:
-    """What came out; `proof` is None where it was left out."""
-
-    artifact: artifact.Artifact
-    proof: verify.Proof | None
-
-
 def build(
     path: Path,
     directory: Path,
@@ -75,27 +67,27 @@ def build(
     file_format: str = "pth",
     prove: bool = True,
     progress: bool = True,
-) -> Built:
+) -> artifact.Artifact:
     """Convert a Torch7 ResNeXt checkpoint and write it with its sidecar into `directory`.
 
     Args:
         path: the Torch7 file.
-        directory: where to write; made where missing.
+        directory: where to write; created if missing.
         license_: licence of the weights, for the sidecar.
-        sha256: digest of the Torch7 file where it is known already.
-        expected: the architecture that it must be, e.g. `resnext50_32x4d`.
-        form: of what is written, "A", "B" or "C", whatever that of the file.
+        sha256: digest of the Torch7 file, if it is known already.
+        expected: the architecture that the file must hold, such as `resnext50_32x4d`.
+        form: the form to write, "A", "B" or "C"; the file's own may be another.
         file_format: "pth" or "safetensors".
         prove: compare with the file's own graph (`verify`).
         progress: show progress bars if stderr is a terminal.
 
-    Raises T7Error for a file that is not such a checkpoint, ProofError, and OSError for trouble with `directory`.
+    Raises T7Error for a file that is not such a checkpoint, ProofError, and OSError if `directory` cannot be written.
     """
-    root = t7.load(path)  # no values yet; refuses what is not a Torch7 file before it is read for its digest
+    root = t7.load(path)  # no values yet; refuses other files before computing a digest
     with concurrent.futures.ThreadPoolExecutor(1) as pool:  # the digest takes as long as the conversion
         digest = pool.submit(lambda: sha256 or sha256_of(path))
         conversion, proof = _convert_and_prove(root, os.fspath(path), form, expected, prove, progress)
         tensors = tensor_digest(conversion.state_dict)
         origin = artifact.Torch7File(path.name, path.stat().st_size, digest.result(), license_)
     record = artifact.make_record(conversion, origin, proof, tensors)
-    return Built(artifact.write_artifact(conversion.state_dict, record, directory, file_format), proof)
+    return replace(artifact.write_artifact(conversion.state_dict, record, directory, file_format), proof=proof)

@@ -5,14 +5,13 @@
     python conversion/build_weights.py --t7 my_checkpoint.t7
     python conversion/build_weights.py --sample               the small genuine checkpoint in this folder
 
-Writes <arch>_type<form>-<first 8 hex of SHA-256>.pth and a .json beside it that says where it came from. Exit status:
-0 done; 1 the proof failed, nothing was written; 2 bad usage or input, nothing was written.
+Writes <arch>_type<form>-<first 8 hex of SHA-256>.pth, and a .json beside it with its provenance. Exit status: 0 done;
+1 the proof failed, nothing was written; 2 bad usage or input, nothing was written.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import lzma
 import signal
@@ -22,16 +21,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if __name__ == "__main__":  # run as a script: this folder would shadow top-level modules of the same names
+if __name__ == "__main__":  # as a script: this folder would shadow top-level modules of the same names
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from resnext.cli.command_line import CommandError, Parser, one_line, run
 
 if TYPE_CHECKING:
-    from conversion.build import Built
+    from conversion.artifact import Artifact
 
 SAMPLE = Path(__file__).resolve().parent / "sample" / "cifar10_resnext11_4x8d_C_nested.t7.xz"
-_UNKNOWN_LICENSE = "not stated in the file: that of the source checkpoint"
+_UNKNOWN_LICENSE = "not stated in the file; the terms of the original checkpoint apply"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,19 +48,19 @@ def _parser() -> Parser:
     parser.add_argument(
         "--arch",
         metavar="NAME",
-        help="which published network to download (default: resnext50_32x4d); with --t7 or --sample, what it must be",
+        help="the published network to download (default: resnext50_32x4d); with --t7 or --sample, the expected one",
     )
     parser.add_argument("--out", type=Path, default=Path("weights"), metavar="DIR", help="default: ./weights")
     parser.add_argument(
-        "--form", choices=("A", "B", "C"), help="of the paper's figure 3; default: that of --arch, or C"
+        "--form", choices=("A", "B", "C"), help="form of the paper's figure 3; default: the one in --arch, or C"
     )
     parser.add_argument("--format", choices=("pth", "safetensors"), default="pth", help="default: pth")
     parser.add_argument("--no-verify", action="store_true", help="leave out the proof (the sidecar will say so)")
-    parser.add_argument("--json", action="store_true", help="print a JSON object for each network, no summary")
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each network instead of a summary")
     parser.add_argument(
         "--publish",
         metavar="BASE_URL",
-        help="enter what is built into resnext/weights/weights.json, under the URL where you will upload it",
+        help="enter the result into resnext/weights/weights.json, under the URL where you will upload it",
     )
     return parser
 
@@ -72,10 +71,10 @@ def _run(options: argparse.Namespace) -> int:
 
     arch, form = parse_name(options.arch) if options.arch else (None, None)
     if options.form and form and options.form != form:
-        raise _conflict(f"--arch {options.arch}", f"--form {options.form}")
+        raise CommandError(f"--arch {options.arch} and --form {options.form} cannot be used together")
     options.form = options.form or form or "C"
     if options.all and options.arch:
-        raise _conflict("--all", "--arch")
+        raise CommandError("--all and --arch cannot be used together")
     licenses = {record.torch7.file: record.license for record in records().values()}
     if options.publish:
         _check_publish(options, licenses)
@@ -89,10 +88,6 @@ def _run(options: argparse.Namespace) -> int:
     else:
         _build_official(arch, options)
     return 0
-
-
-def _conflict(one: str, other: str) -> CommandError:
-    return CommandError(f"{one} and {other} cannot be used together")
 
 
 def _check_publish(options: argparse.Namespace, licenses: dict[str, str]) -> None:
@@ -137,20 +132,18 @@ def _build(path: Path, arch: str | None, license_: str, options: argparse.Namesp
         file_format=options.format,
         prove=not options.no_verify,
     )
-    url = publish(built.artifact, options.publish) if options.publish else None
+    url = publish(built, options.publish) if options.publish else None
     if options.json:
         print(json.dumps(_summary(built, url)))
         return
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack some letters of a path
-        sys.stdout.reconfigure(errors="backslashreplace")
     print(_table(built, url, time.perf_counter() - started))
 
 
-def _summary(built: Built, url: str | None) -> dict[str, Any]:
-    written, record = built.artifact, built.artifact.record
+def _summary(built: Artifact, url: str | None) -> dict[str, Any]:
+    record = built.record
     return {
-        "path": str(written.path),
-        "sidecar": str(written.sidecar),
+        "path": str(built.path),
+        "sidecar": str(built.sidecar),
         "sha256": record["file"]["sha256"],
         "size": record["file"]["size"],
         "arch": record["arch"],
@@ -163,19 +156,19 @@ def _summary(built: Built, url: str | None) -> dict[str, Any]:
     }
 
 
-def _table(built: Built, url: str | None, seconds: float) -> str:
-    written, record = built.artifact, built.artifact.record
+def _table(built: Artifact, url: str | None, seconds: float) -> str:
+    record = built.record
     origin, file, architecture = record["source"], record["file"], record["architecture"]
     rows = {
         "source": f"{origin['name']}, {origin['size']:,} bytes, sha256 {origin['sha256']}",
         "network": f"{record['arch']}, form {record['form']} (form {origin['form']} in the file), "
         f"{architecture['num_classes']} classes, {architecture['parameters']:,} parameters",
-        "conversion": "; ".join(origin["notes"]) or "every value taken over as it stands",
-        "weights": f"{written.path}, {file['size']:,} bytes",
+        "conversion": "; ".join(origin["notes"]) or "every value copied unchanged",
+        "weights": f"{built.path}, {file['size']:,} bytes",
         "sha256": file["sha256"],
         "tensor digest": record["tensor_digest"],
         "licence": record["license"],
-        "sidecar": written.sidecar,
+        "sidecar": built.sidecar,
         "published as": url,
         "time": f"{seconds:.1f} s",
     }
@@ -184,5 +177,5 @@ def _table(built: Built, url: str | None, seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is cleared away
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written files are cleared away
     sys.exit(main())

@@ -1,25 +1,25 @@
-"""Write any Torch7 network as PyTorch code and weights, and check that they do exactly what its graph does.
+"""Write any Torch7 network as PyTorch code and weights, and check that they give exactly the outputs of its graph.
 
     python conversion/convert_graph.py model.t7 --out mynet
     python conversion/convert_graph.py model.t7 --out folder/mynet --input-shape 1,3,224,224
 
-Writes NAME.py, which needs nothing but torch, and NAME.pth, its state_dict. Exit status: 0 done; 1 they do not do what
-the graph does; 2 bad usage or input. After 1 and 2 nothing was written. Each file appears whole; a process that is
-killed just between the two leaves one of them new, and the next run puts that right.
+Writes NAME.py, which needs only torch, and NAME.pth, its state_dict. Exit status: 0 done; 1 the outputs differ; 2 bad
+usage or input. After 1 and 2 nothing was written. Each file appears whole. A process that is killed exactly between the
+two leaves an old file beside a new one; the next run corrects that.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import keyword
 import re
+import runpy
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if __name__ == "__main__":  # run as a script: this folder would shadow top-level modules of the same names
+if __name__ == "__main__":  # as a script: this folder would shadow top-level modules of the same names
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from resnext.cli.command_line import Parser, one_line, run
@@ -33,7 +33,7 @@ MAX_INPUT_VALUES = 2**28
 
 
 class DifferenceError(RuntimeError):
-    """What would be written does not do what the file's own graph does."""
+    """The code and weights do not give the outputs of the file's own graph."""
 
     exit_status = 1
 
@@ -43,9 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Parser(prog="convert_graph", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="a Torch7 file with a network in it")
     parser.add_argument("--out", type=Path, required=True, metavar="NAME", help="NAME.py and NAME.pth are written")
-    parser.add_argument(
-        "--input-shape", type=_shape, metavar="N,C,H,W", help="of what the network takes; inferred where it is left out"
-    )
+    parser.add_argument("--input-shape", type=_shape, metavar="N,C,H,W", help="shape of the input; default: inferred")
     options = parser.parse_args(arguments)
 
     def command() -> int:
@@ -62,9 +60,9 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def convert(path: Path, out: Path, shape: tuple[int, ...] | None = None) -> None:
-    """Write `out`.py and `out`.pth for the network in a Torch7 file; both or none.
+    """Write `out`.py and `out`.pth for the network in a Torch7 file, or neither.
 
-    Raises ValueError (T7Error, InputShapeError) for what cannot be converted, DifferenceError, OSError.
+    Raises ValueError (T7Error, InputShapeError) for a file that cannot be converted, DifferenceError, OSError.
     """
     import torch
 
@@ -78,7 +76,7 @@ def convert(path: Path, out: Path, shape: tuple[int, ...] | None = None) -> None
     network = graph.to_module(obj).float()
     shape = shape or input_shape.infer(obj, network)
     if torch.Size(shape).numel() > MAX_INPUT_VALUES:
-        raise ValueError(f"an input of shape {shape} is more than the {MAX_INPUT_VALUES} values that are tried")
+        raise ValueError(f"expected an input of at most {MAX_INPUT_VALUES} values, got the shape {shape}")
     name = re.sub(r"[^ -~]|[\"\\]", "?", path.name)[:60]
     docstring = f"The network of {name}, as Torch7 computes it."
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -105,7 +103,7 @@ def convert(path: Path, out: Path, shape: tuple[int, ...] | None = None) -> None
 
 
 def find_network(root: Any, path: Path) -> TorchObject:
-    """The only module of a file: its root, or what lies in tables. Criteria, meters and matrices are passed over."""
+    """The only module of a file, at its root or inside tables. Criteria, meters and confusion matrices do not count."""
     from conversion.t7 import T7Error, Table, TorchObject, walk
 
     def tables(value: Any) -> list[Any]:
@@ -127,32 +125,23 @@ def find_network(root: Any, path: Path) -> TorchObject:
 
 
 def check(code: Path, weights: Path, class_name: str, images: Tensor, expected: Any) -> None:
-    """Import the code, load the weights and compare with what is expected, bit for bit. Raises DifferenceError."""
+    """Run the code with the weights and compare the outputs bit for bit. Raises DifferenceError."""
     import torch
 
-    written = sys.dont_write_bytecode
-    sys.dont_write_bytecode = True
     try:
-        spec = importlib.util.spec_from_file_location(f"_converted_{code.stem}", code)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         with torch.device("meta"):
-            model: nn.Module = getattr(module, class_name)()
+            model: nn.Module = runpy.run_path(str(code))[class_name]()
         model.load_state_dict(torch.load(weights, weights_only=True), strict=True, assign=True)
         with torch.inference_mode():
             got = model.eval()(images.clone())
     except Exception as error:
         raise DifferenceError(f"the code does not run, nothing is written: {type(error).__name__}: {error}") from error
-    finally:
-        sys.dont_write_bytecode = written
     if not _bit_equal(got, expected):
         raise DifferenceError("the code gives other values than the graph, nothing is written")
 
 
 def _bit_equal(got: Any, expected: Any) -> bool:
-    """Of tensors or nested lists of them; NaN equals NaN."""
+    """Compare tensors or nested lists of them; NaN equals NaN."""
     if isinstance(expected, list):
         return isinstance(got, list) and len(got) == len(expected) and all(map(_bit_equal, got, expected))
     if isinstance(got, list) or got.shape != expected.shape or got.dtype != expected.dtype:
@@ -161,12 +150,12 @@ def _bit_equal(got: Any, expected: Any) -> bool:
 
 
 def _class_name(out: Path) -> str:
-    """The class for a file name: alexnet to Alexnet, my_net to MyNet. Raises ValueError for what is no name."""
+    """The class for a file name: Alexnet for alexnet, MyNet for my_net. Raises ValueError for an unusable name."""
     name = out.name
     if not name.isidentifier() or not name.isascii() or keyword.iskeyword(name) or name.startswith("__"):
         raise ValueError(f"--out: expected a name that Python can import, such as my_net, got {name!r}")
     if name in sys.stdlib_module_names or name in ("torch", "nn", "F", "Tensor"):
-        raise ValueError(f"--out: {name}.py would hide the module {name}: choose another name")
+        raise ValueError(f"--out: {name}.py would hide the module {name}; choose another name")
     class_name = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
     if not class_name.isidentifier() or keyword.iskeyword(class_name):
         raise ValueError(f"--out: expected a name with a letter in front, such as my_net, got {name!r}")
@@ -179,7 +168,7 @@ def _class_name(out: Path) -> str:
 def _module_docstring(name: str, file: str, shape: tuple[int, ...]) -> str:
     return (
         f'"""The network of {file}, written by convert_graph.py.\n\n'
-        f"It takes {shape}: the shapes in the comments are for that. The weights are in {name}.pth.\n"
+        f"The shapes in the comments are for an input of {shape}. The weights are in {name}.pth.\n"
         f'"""\n\n'
     )
 

@@ -112,7 +112,7 @@ def record(monkeypatch, tmp_path, site, sample):
 
 @pytest.fixture(scope="session")
 def built(sample, tmp_path_factory):
-    return build.build(sample, tmp_path_factory.mktemp("built"), license_="x", prove=False).artifact
+    return build.build(sample, tmp_path_factory.mktemp("built"), license_="x", prove=False)
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """What a Torch7 file holds, as Python objects: tables, torch objects, functions, storages and tensors.
 
-Each knows where in the file it lies, so that an error can name the place. Storages and tensors read their values when
-asked. Nothing is memory-mapped: a map of a file that is cut short meanwhile kills the process, and most arrays lie
-unaligned.
+Each knows its place in the file, so that an error can name it. Storages and tensors read their values only on request.
+Nothing is memory-mapped: the process would be killed if the file were cut short, and most arrays are unaligned.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-# Views may ask for far more memory than the file holds: expanded ones (stride 0), and many over the same storage. Both
-# limits are for all tensors of a file together. Parameters that are flattened, and also listed, are views two or three
-# times; a network that was cloned for each step of a sequence, as many times.
+# Views may need far more memory than the file holds, if they are expanded (stride 0) or many cover the same storage.
+# Both limits apply to all tensors of a file together. Flattened parameters are viewed two or three times. A network
+# that was cloned for each step of a sequence views its parameters once for each step.
 MAX_EXPANDED_BYTES = 128 * 2**20
 MAX_VIEWS = 64  # times the size of the file
 MAX_NDIM = 64
@@ -38,13 +37,13 @@ def tensor_dtype(class_name: str) -> np.dtype[Any]:
 
 
 class T7Error(ValueError):
-    """A Torch7 file that cannot be used.
+    """A Torch7 file cannot be used.
 
     Attributes:
         path: the file.
-        offset: byte offset of the item at fault, None where the fault has no single place.
-        object_path: where in the object tree, e.g. `modules[5].modules[1].weight`; empty for the root.
-        cause: what was expected and what came.
+        offset: byte offset of the item at fault, None if there is no single place.
+        object_path: place in the object tree, such as `modules[5].modules[1].weight`; empty for the root.
+        cause: what was expected, and what the file holds instead.
     """
 
     def __init__(self, cause: str, *, path: str = "", offset: int | None = None, object_path: str = "") -> None:
@@ -56,7 +55,7 @@ class T7Error(ValueError):
 
 
 class MissingFieldError(T7Error, KeyError):
-    """A key or field was asked for that the object does not have."""
+    """The object has no such key or field."""
 
     __str__ = ValueError.__str__  # KeyError would show the repr of the message
 
@@ -66,7 +65,7 @@ class Role(str):
 
 
 def format_key(key: object) -> str:
-    """A table key as it is shown in an object path: `.name`, `[3]`, `[true]`, `["a b"]`."""
+    """A table key as an object path shows it: `.name`, `[3]`, `[true]`, `["a b"]`."""
     if isinstance(key, Role):
         return f".<{key}>"
     if isinstance(key, str):
@@ -76,28 +75,28 @@ def format_key(key: object) -> str:
         return '["' + shown.encode("unicode_escape", "surrogatepass").decode("ascii").replace('"', '\\"') + '"]'
     if isinstance(key, bool):
         return "[true]" if key else "[false]"
-    if isinstance(key, Node):  # its own path is left out: that can lead through more such keys, and theirs through more
+    if isinstance(key, Node):  # without its path, which may contain further keys of this kind
         return f"[<{getattr(key, 'class_name', type(key).__name__)}>]"
     return f"[{key!r}]"
 
 
 def join_path(keys: list[object]) -> str:
-    """The object path made of the keys from the root on, shortened if it would fill a screen."""
+    """The object path for the keys from the root on, shortened if it is very long."""
     path = "".join(map(format_key, keys)).removeprefix(".")
     return path if len(path) <= 400 else f"{path[:200]} ... {path[-200:]}"
 
 
 @dataclass
 class Source:
-    """The file that values are read from later. A file that has changed since is refused.
+    """The file that values are read from later. It is refused if it has changed since it was loaded.
 
     Attributes:
-        path: as it was given to `load`.
-        absolute: the path that is right from any working directory.
-        identity: size, time of modification and inode when it was loaded.
+        path: the path that `load` was given.
+        absolute: the same, independent of the working directory.
+        identity: size, time of modification and inode at the time of loading.
         notes: what was left out of the result, for people to read.
-        viewed: bytes of all tensors in the file, each by itself.
-        expanded: bytes by which they are larger than the parts of storages that they cover.
+        viewed: total bytes of all tensors in the file.
+        expanded: bytes by which the tensors exceed the parts of the storages that they cover.
     """
 
     path: str
@@ -116,7 +115,7 @@ class Source:
         return status.st_size, status.st_mtime_ns, status.st_ino
 
     def read(self, offset: int, buffer: np.ndarray) -> None:
-        """Fill `buffer` with the bytes from `offset`. Raises T7Error if the file is gone or not the same any more."""
+        """Fill `buffer` with the bytes from `offset`. Raises T7Error if the file is gone or has changed."""
         try:
             with open(self.absolute, "rb", buffering=0) as file:
                 unchanged = self.identify(os.fstat(file.fileno())) == self.identity
@@ -137,22 +136,22 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class Node:
-    """Anything that the file numbers: it knows its file and where in the object tree it first appeared."""
+    """Anything that the file numbers: it knows its file, and the parent and key under which it first appeared."""
 
-    __slots__ = ("_key", "_parent", "source")
-
-    def __init__(self, source: Source, parent: Node | None, key: object) -> None:
-        self.source, self._parent, self._key = source, parent, key
+    source: Source
+    parent: Node | None
+    key: object
 
     @property
     def path(self) -> str:
         """Object path of the first appearance, as in Lua: `modules[5].weight`; empty for the root."""
         keys: list[object] = []
         node: Node | None = self
-        while node is not None and node._parent is not None:
-            keys.append(node._key)
-            node = node._parent
+        while node is not None and node.parent is not None:
+            keys.append(node.key)
+            node = node.parent
         return join_path(keys[::-1])
 
     def error(self, cause: str) -> T7Error:
@@ -170,14 +169,11 @@ class _BoolKey:
 _TRUE, _FALSE = _BoolKey(True), _BoolKey(False)
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class _Fields(Node, Mapping[Any, Any]):
-    """A mapping with Lua's idea of keys, compared by identity as Lua does (so it can itself be a key)."""
+    """A mapping with Lua's rules for keys. It is compared by identity, as in Lua, so it can itself be a key."""
 
-    __slots__ = ("_items",)
-
-    def __init__(self, source: Source, parent: Node | None, key: object) -> None:
-        super().__init__(source, parent, key)
-        self._items: dict[Any, Any] = {}
+    _items: dict[Any, Any] = field(default_factory=dict, init=False)
 
     @staticmethod
     def _hashed(key: Any) -> Any:
@@ -203,7 +199,7 @@ class _Fields(Node, Mapping[Any, Any]):
     def __len__(self) -> int:
         return len(self._items)
 
-    # Checked look-ups. Without a default the field must be there. All raise T7Error that says what was expected.
+    # Checked look-ups. Without a default, the field must be there. All raise a T7Error that says what was expected.
 
     def integer(self, name: str, default: int | None = None, *, minimum: int = -(2**31)) -> int:
         """A whole number from `minimum` to 2^31 - 1."""
@@ -232,21 +228,21 @@ class _Fields(Node, Mapping[Any, Any]):
         return value
 
     def position(self, name: str, default: int | None = None) -> int:
-        """An index, which Lua counts from 1 or from -1 backwards; returned as Python counts it."""
+        """An index, converted to Python's counting. Lua counts from 1, or backwards from -1."""
         value = self.integer(name, default)
         if value == 0:
             raise self._unexpected("an index counted from 1, or from -1 backwards,", name, value)
         return value - 1 if value > 0 else value
 
     def dimension(self, name: str = "dimension", default: int | None = None) -> int:
-        """A dimension, which Lua counts from 1 or from -1 backwards; returned as Python counts it."""
+        """A dimension, converted to Python's counting. Lua counts from 1, or backwards from -1."""
         value = self.position(name, default)
         if not -MAX_NDIM <= value < MAX_NDIM:
             raise self._unexpected(f"a dimension from 1 to {MAX_NDIM}, or from -1 backwards,", name, self[name])
         return value
 
     def tensor(self, name: str, shape: Iterable[int] | None = None) -> Tensor:
-        """A tensor of real numbers, with as many elements as `shape`: files may hold it flattened."""
+        """A tensor of real numbers with as many elements as `shape`. The file may hold it flattened."""
         value = self[name]
         if not isinstance(value, Tensor) or value.dtype.kind != "f":
             raise self._unexpected("a tensor of real numbers", name, value)
@@ -264,7 +260,7 @@ class _Fields(Node, Mapping[Any, Any]):
         return [int(size) for size in value.numpy()]
 
     def objects(self, name: str = "modules") -> list[TorchObject]:
-        """A list of objects: what a container such as nn.Sequential holds."""
+        """A list of objects, such as the modules of an nn.Sequential."""
         value = self[name]
         if not isinstance(value, Table):
             raise self._unexpected("a list", name, value)
@@ -291,7 +287,7 @@ class Table(_Fields):
     __slots__ = ()
 
     def as_list(self) -> list[Any]:
-        """The values of keys 1 … n, in order. Raises T7Error where the keys are anything else."""
+        """The values of keys 1 … n, in order. Raises T7Error if the keys are different."""
         values = [self._items.get(i, _MISSING) for i in range(1, len(self) + 1)]
         if any(value is _MISSING for value in values):
             raise self.error(f"expected a list (keys 1 to {len(self)}), got other keys")
@@ -301,31 +297,27 @@ class Table(_Fields):
         return f"<table of {len(self)} at {self.path or 'the root'}>"
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class TorchObject(_Fields):
     """An object of a Torch7 class: a mapping of its fields, with `class_name` and `version`.
 
-    `preamble` is what a class writes ahead of its fields: the list of GPUs of an nn.DataParallelTable, else None.
+    `preamble` is what a class writes before its fields: the list of GPUs of an nn.DataParallelTable, else None.
     """
 
-    __slots__ = ("class_name", "preamble", "version")
-
-    def __init__(self, source: Source, parent: Node | None, key: object, class_name: str, version: int) -> None:
-        super().__init__(source, parent, key)
-        self.class_name, self.version, self.preamble = class_name, version, None
+    class_name: str
+    version: int
+    preamble: Any = None
 
     def __repr__(self) -> str:
         return f"<{self.class_name} at {self.path or 'the root'}>"
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class LuaFunction(Node):
-    """A function: its byte code is not kept, its upvalues are."""
+    """A function: the size of its byte code, which is not kept, and its upvalues."""
 
-    __slots__ = ("size", "upvalues")
-
-    def __init__(self, source: Source, parent: Node | None, key: object, size: int) -> None:
-        super().__init__(source, parent, key)
-        self.size = size
-        self.upvalues: Table | None = None
+    size: int
+    upvalues: Table | None = None
 
     def __repr__(self) -> str:
         return f"<function of {self.size} bytes at {self.path or 'the root'}>"
@@ -337,26 +329,26 @@ class Layout(Protocol):
     def read(self, storage: Storage, start: int, count: int) -> np.ndarray: ...
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class Storage(Node):
-    """A run of values in the file: (dtype, offset, count). Read when its values are asked for."""
+    """A run of `count` values in the file, from byte `offset` on. They are read only on request."""
 
-    __slots__ = ("_alive", "class_name", "count", "dtype", "layout", "offset")
+    class_name: str
+    count: int
+    offset: int
+    layout: Layout
+    _alive: weakref.ref[np.ndarray] | None = field(default=None, init=False)
 
-    def __init__(
-        self, source: Source, parent: Node | None, key: object, class_name: str, count: int, offset: int, layout: Layout
-    ) -> None:
-        super().__init__(source, parent, key)
-        self.class_name = class_name
-        self.dtype = tensor_dtype(class_name)
-        self.count, self.offset, self.layout = count, offset, layout
-        self._alive: weakref.ref[np.ndarray] | None = None
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return tensor_dtype(self.class_name)
 
     @property
     def shape(self) -> tuple[int, ...]:
         return (self.count,)
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """A new array of `count` values from `start`: aligned, native byte order, the caller's own.
+        """A new array of `count` values from `start`, aligned and in native byte order.
 
         Raises T7Error if the file has changed, or if the values do not fit in memory.
         """
@@ -369,7 +361,7 @@ class Storage(Node):
         raise T7Error(cause, path=self.source.path, offset=offset, object_path=self.path)
 
     def numpy(self) -> np.ndarray:
-        """The values, shape (count,). Arrays taken from one storage share memory as long as one of them lives."""
+        """The values, shape (count,). Arrays taken from one storage share memory as long as one of them is alive."""
         array = self._alive() if self._alive is not None else None
         if array is None:
             array = self.read(0, self.count)
@@ -380,22 +372,19 @@ class Storage(Node):
         return f"<{self.class_name} of {self.count}>"
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class Tensor(Node):
     """A tensor: a strided view of a storage. `strides` and `offset` count elements; the offset counts from 0."""
 
-    __slots__ = ("class_name", "offset", "shape", "storage", "strides")
-
-    def __init__(self, source: Source, parent: Node | None, key: object, class_name: str) -> None:
-        super().__init__(source, parent, key)
-        self.class_name = class_name
-        self.shape: tuple[int, ...] = (0,)
-        self.strides: tuple[int, ...] = (1,)
-        self.offset = 0
-        self.storage: Storage | None = None
+    class_name: str
+    shape: tuple[int, ...] = (0,)
+    strides: tuple[int, ...] = (1,)
+    offset: int = 0
+    storage: Storage | None = None
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.storage.dtype if self.storage is not None else tensor_dtype(self.class_name)
+        return tensor_dtype(self.class_name)
 
     @property
     def numel(self) -> int:
@@ -408,14 +397,14 @@ class Tensor(Node):
 
     @property
     def expanded(self) -> int:
-        """Bytes by which it is larger than the part of the storage that it covers."""
+        """Bytes by which the tensor exceeds the part of the storage that it covers."""
         first, last = self.extent()
         return max(self.numel - (last - first + 1), 0) * self.dtype.itemsize
 
     def numpy(self) -> np.ndarray:
         """The values with this tensor's shape, writable. Tensors over one storage give arrays that share memory.
 
-        Raises T7Error if the file has changed, or where its views are too large together.
+        Raises T7Error if the file has changed, or if all its views together are too large.
         """
         storage = self._storage_to_read()
         if storage is None:
@@ -450,7 +439,7 @@ class Tensor(Node):
         return self.storage
 
     def _view(self, base: np.ndarray, start: int) -> np.ndarray:
-        # the stride of a dimension of size 1 has no meaning and may be any number
+        # the stride of a dimension of size 1 may be any number
         strides = tuple(
             stride * base.itemsize if size > 1 else 0 for size, stride in zip(self.shape, self.strides, strict=True)
         )
@@ -461,7 +450,7 @@ class Tensor(Node):
 
 
 def walk(root: Any, children: Callable[[Any], Iterable[Any]] = Mapping.values) -> Iterator[Table | TorchObject]:
-    """Every table and object that can be reached from `root`, each once, in the order of the file."""
+    """Every table and object reachable from `root`, each once, in the order of the file."""
     seen: set[Any] = set()
     stack = [root]
     while stack:

@@ -5,10 +5,10 @@
 
 nil becomes None, a boolean bool, a number int if it is whole and float if not, a string str (UTF-8 with
 surrogateescape, since Lua strings are bytes), a table `Table`, an object `TorchObject`, a tensor `Tensor`, a storage
-`Storage`, a function `LuaFunction`. What the file shares is shared; cycles are kept. The values of tensors are read
-when they are asked for.
+`Storage`, a function `LuaFunction`. Shared objects stay shared, and cycles are kept. The values of tensors are read
+only on request.
 
-Every bad input gives `T7Error`. The format is that of torch7's File.lua and of the `write` functions in its C code.
+Every bad input raises `T7Error`. torch7's File.lua and the `write` functions in its C code define the format.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from .objects import (
 from .stream import AsciiPrimitives, BinaryPrimitives, detect_encoding
 
 MAX_DEPTH = 200  # nested objects; ResNeXt-50 needs 22, and each level takes three or four of Python's 1,000 frames
-# A damaged or hostile file may consist of tiny values only; these limits bound the memory and the time that it takes.
-# ResNets of 1,000 layers stay below a fifth of each.
+# A damaged or hostile file may consist of very many tiny values. These limits bound the memory and the time for it. A
+# ResNet of 1,000 layers needs less than a fifth of each.
 MAX_VALUES = 1_000_000
 MAX_OBJECTS = 250_000
 MAX_STRING_BYTES = 16 * 2**20
@@ -56,14 +56,14 @@ _EXACT_INT = 2.0**53
 def load(path: str | os.PathLike[str]) -> Any:
     """The root object of a Torch7 file: binary in either byte order, longs of 8 or 4 bytes, or ascii.
 
-    Of several objects one after the other it is the first. Raises T7Error, with path, byte offset, object path and
-    cause, for whatever cannot be read.
+    If the file holds several objects in a row, the first. Raises T7Error, with path, byte offset, object path and
+    cause, if the file cannot be read.
     """
     return load_with_notes(path)[0]
 
 
 def load_with_notes(path: str | os.PathLike[str]) -> tuple[Any, list[str]]:
-    """The root object, and what was left out, for people to read (an object's `source.notes` too). See `load`."""
+    """The root object as in `load`, and notes on what was left out, for people to read."""
     shown = os.fsdecode(path)
     try:
         if not stat.S_ISREG(os.stat(shown).st_mode):
@@ -74,7 +74,7 @@ def load_with_notes(path: str | os.PathLike[str]) -> tuple[Any, list[str]]:
                 return _read(file, source), source.notes
             except T7Error as error:
                 cause, offset, object_path = error.cause, error.offset, error.object_path
-            # raised here, not in the handler: a chained error would keep alive all that was read
+            # raised outside the handler: a chained error would keep everything that was read alive
             raise T7Error(cause, path=shown, offset=offset, object_path=object_path)
     except OSError as error:
         raise T7Error(f"cannot be read: {error.strerror or error}", path=shown) from None
@@ -89,13 +89,13 @@ def _read(file: BinaryIO, source: Source) -> Any:
     if encoding == "ascii":
         return _AsciiReader(file, source.size).read_file(source)
     failures = []
-    for long_size in (8, 4):  # nothing in the file says which
+    for long_size in (8, 4):  # the file does not say which
         file.seek(0)
         reader = _BinaryReader(file, source.size, encoding, long_size)
         try:
             root = reader.read_file(source)
         except T7Error as error:
-            # a new error, since this one's traceback holds all that was read
+            # a new error, since the traceback of this one keeps everything that was read alive
             again = T7Error(error.cause, offset=error.offset, object_path=error.object_path)
             failures.append((reader.position, again))
             if not reader.read_longs:
@@ -104,11 +104,11 @@ def _read(file: BinaryIO, source: Source) -> Any:
             # Only one of the two fits a tensor. A file without tensors may also hold 8-byte longs and lack 4 bytes.
             if long_size == 8 or reader.tensors:
                 return root
-    raise max(failures, key=lambda failure: failure[0])[1]  # of the reading that got further
+    raise max(failures, key=lambda failure: failure[0])[1]  # from the attempt that got further
 
 
 class _ObjectReader(torchfile.T7Reader):
-    """Reads objects, with every count, index and reference checked. The primitives come from an encoding."""
+    """Reads objects, and checks every count, index and reference. An encoding provides the primitives."""
 
     item: int
     position: int
@@ -120,7 +120,7 @@ class _ObjectReader(torchfile.T7Reader):
         source.viewed = source.expanded = 0
         root = self._read_root()
         if self.position != self.size:
-            self.source = replace(source)  # with counts of its own for what is left out
+            self.source = replace(source)  # with separate counts for what is left out
             self._check_further_roots()
         return root
 
@@ -136,10 +136,10 @@ class _ObjectReader(torchfile.T7Reader):
             raise T7Error(cause, offset=self.item, object_path=join_path(self.trail)) from None
 
     def _check_further_roots(self) -> None:
-        """What follows the root must be whole objects, which Lua's torch.load leaves unread.
+        """Check that only whole objects follow the root. Lua's torch.load ignores them.
 
-        Their indices go on counting where `writeObject` was called again, and start again where files were joined.
-        They count against the limits as the root does.
+        Their indices continue if `writeObject` was called again, and restart if files were joined. They count towards
+        the same limits as the root.
         """
         end, size, causes = self.position, self.size - self.position, []
         for objects in (self.objects, {}):
@@ -147,15 +147,14 @@ class _ObjectReader(torchfile.T7Reader):
             self.position, self.objects = end, objects
             try:
                 while self.position < self.size:
-                    if self._read_root() is None:  # padding with zeros would look like this
+                    if self._read_root() is None:  # zero padding would look like this
                         raise self.fail("got nil")
             except T7Error as error:
                 causes.append(error.cause)
             else:
-                note = (
-                    f"read the first object only, as Lua's torch.load does; left out: {size} bytes of further objects"
+                self.source.notes.append(
+                    f"read only the first object, as Lua's torch.load does; left out {size} bytes of further objects"
                 )
-                self.source.notes.append(note)
                 return
         cause = f"{size} bytes are left after the root object; expected none, or whole objects: {causes[0]}"
         raise T7Error(cause, offset=end)
@@ -206,7 +205,7 @@ class _ObjectReader(torchfile.T7Reader):
         return text
 
     def _numbered(self, kind: int, parent: Node | None, key: object) -> Any:
-        """An object that the file numbers: read in full at its first appearance, by reference after that."""
+        """An object that the file numbers: written in full where it first appears, as a reference after that."""
         index = self.read_int()
         if index in self.objects:
             known_kind, known = self.objects[index]
@@ -220,7 +219,7 @@ class _ObjectReader(torchfile.T7Reader):
         if kind == torchfile.TYPE_TABLE:
             table = Table(self.source, parent, key)
             self.objects[index] = kind, table
-            self._fill(table, table)
+            self._fill(table)
             return table
         if kind != torchfile.TYPE_TORCH:
             function = LuaFunction(self.source, parent, key, self._function_size())
@@ -248,7 +247,7 @@ class _ObjectReader(torchfile.T7Reader):
             self._fill_tensor(tensor)
             return tensor
         if name.startswith(("torch.", "tds.")):
-            raise self.fail(f"{name} is stored in a way of its own that this reader does not know")
+            raise self.fail(f"{name} has its own format, which this reader does not know")
         obj = TorchObject(self.source, parent, key, name, version)
         self.objects[index] = torchfile.TYPE_TORCH, obj
         if name == "nn.DataParallelTable" and version >= 2:
@@ -258,8 +257,8 @@ class _ObjectReader(torchfile.T7Reader):
         body = self.read_int()
         if body != len(self.objects) + 1:
             raise self.fail(f"expected the fields of {name} as a new table (index {len(self.objects) + 1}), got {body}")
-        self.objects[body] = torchfile.TYPE_TABLE, obj  # nothing but this object can mean its body
-        self._fill(obj, obj)
+        self.objects[body] = torchfile.TYPE_TABLE, obj  # only this object can refer to its body
+        self._fill(obj)
         return obj
 
     def _read_storage(self, parent: Node | None, key: object, name: str) -> Storage:
@@ -272,7 +271,7 @@ class _ObjectReader(torchfile.T7Reader):
         return Storage(self.source, parent, key, name, count, offset, self.layout)
 
     def _fill_tensor(self, tensor: Tensor) -> None:
-        """Read the geometry of a tensor and its storage; every element must lie inside that. Raises T7Error."""
+        """Read the geometry of a tensor and its storage. Raises T7Error if an element lies outside the storage."""
         ndim = self.read_int()
         if not 0 <= ndim <= MAX_NDIM:
             raise self.fail(f"{ndim} dimensions; expected 0 to {MAX_NDIM}")
@@ -282,7 +281,7 @@ class _ObjectReader(torchfile.T7Reader):
         offset = self.read_long()
         start = self.item
         storage = self.read_obj(tensor, Role("storage"))
-        self.item = start  # faults of the geometry are found here, at the offset's place
+        self.item = start  # errors in the geometry point at the offset
         expected = tensor.class_name.replace("Tensor", "Storage")
         if storage is not None and (not isinstance(storage, Storage) or storage.class_name != expected):
             found = repr(storage) if isinstance(storage, Node) else f"a value of type {type(storage).__name__}"
@@ -311,7 +310,7 @@ class _ObjectReader(torchfile.T7Reader):
     def _ascii_name(self, text: bytes) -> str:
         return text.decode("ascii", "backslashreplace")
 
-    def _fill(self, fields: Table | TorchObject, node: Node) -> None:
+    def _fill(self, fields: Table | TorchObject) -> None:
         size = self.read_int()
         if size < 0:
             raise self.fail(f"negative table size {size}")
@@ -319,13 +318,13 @@ class _ObjectReader(torchfile.T7Reader):
             raise self.fail(f"a table of {size} entries; the {self.size - self.position} bytes left are too few")
         items = fields._items
         for _ in range(size):
-            key = self.read_obj(node, Role("key"))
+            key = self.read_obj(fields, Role("key"))
             if key is None or key != key:
                 raise self.fail("a table key is nil or NaN, which Lua does not allow")
             if key in fields:
                 raise self.fail(f"the key {format_key(key).removeprefix('.')} appears twice in one table")
-            value = self.read_obj(node, key)
-            if value is not None:  # assigning nil is leaving out
+            value = self.read_obj(fields, key)
+            if value is not None:  # assigning nil removes a key
                 items[fields._hashed(key)] = value
 
     def _function_size(self) -> int:

@@ -1,4 +1,4 @@
-"""The two encodings of a Torch7 stream, binary and ascii, as primitives of torchfile's reader; every read checked."""
+"""The two encodings of a Torch7 stream, binary and ascii, as torchfile's reader needs them. Every read is checked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .objects import Storage, T7Error
 
 _CHUNK = 2**20
 
-# What people pass by mistake, by the first bytes. No genuine file starts so: its first int32 is a type from 0 to 8.
+# What people pass by mistake, by its first bytes. A genuine file starts differently: with an int32 from 0 to 8, a type.
 _FOREIGN = (
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
@@ -35,7 +35,7 @@ _FOREIGN = (
 
 
 def detect_encoding(head: bytes, size: int) -> str:
-    """ "<" (little-endian), ">" (big-endian) or "ascii", from the first bytes. Raises T7Error for anything else."""
+    """ "<" (little-endian), ">" (big-endian) or "ascii", from the first bytes. Raises T7Error for any other file."""
     if size == 0:
         raise T7Error("not a Torch7 file: it is empty", offset=0)
     if len(head) >= 2 and head[:1] in b"012345678" and head[1:2] in b"\r\n":
@@ -53,13 +53,13 @@ def detect_encoding(head: bytes, size: int) -> str:
 
 @dataclass(frozen=True)
 class BinaryLayout:
-    """Values of a storage one after the other, in either byte order; longs of 8 or 4 bytes."""
+    """The values of a storage in binary: either byte order, longs of 8 or 4 bytes."""
 
     order: str
     long_size: int
 
     def stored(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
-        """The dtype in the file of what is `dtype` in memory."""
+        """The dtype in the file for `dtype` in memory."""
         name = f"i{self.long_size}" if dtype == np.int64 else dtype.str[1:]
         return np.dtype(self.order + name)
 
@@ -68,7 +68,7 @@ class BinaryLayout:
         if stored == array.dtype:
             storage.source.read(storage.offset + start * stored.itemsize, array)
             return array
-        for first in range(0, count, _CHUNK):  # in parts, for a copy of the whole would need the memory again
+        for first in range(0, count, _CHUNK):  # in parts, since a copy of the whole would double the memory
             part = np.empty(min(_CHUNK, count - first), stored)
             storage.source.read(storage.offset + (start + first) * stored.itemsize, part)
             array[first : first + len(part)] = part
@@ -76,7 +76,7 @@ class BinaryLayout:
 
 
 class AsciiLayout:
-    """Values of a storage as words on one line; bytes and chars as they are."""
+    """The values of a storage as words on one line; bytes and chars unchanged."""
 
     def read(self, storage: Storage, start: int, count: int) -> np.ndarray:
         array = np.empty(count, storage.dtype)
@@ -142,7 +142,7 @@ class _Primitives(torchfile.T7Reader):
 
 
 class BinaryPrimitives(_Primitives):
-    """Numbers as the machine that wrote the file kept them: either byte order, `long` of 8 or 4 bytes."""
+    """Numbers in the format of the machine that wrote the file: either byte order, `long` of 8 or 4 bytes."""
 
     min_entry_bytes = 12  # a table entry: a key (type, and 4 bytes at least) and a value (type at least)
 
@@ -182,7 +182,7 @@ class BinaryPrimitives(_Primitives):
 
 
 class AsciiPrimitives(_Primitives):
-    """`file:ascii()`: a line for each number or list of numbers, strings as they are, all ended by a newline."""
+    """`file:ascii()`: a line for each number or list of numbers, strings unchanged; each ends with a newline."""
 
     min_entry_bytes = 6  # "5\n1\n0\n"
 
@@ -217,7 +217,7 @@ class AsciiPrimitives(_Primitives):
         return value
 
     def read_long_array(self, n: int) -> list[int]:
-        if n == 0:  # then not even a newline is written
+        if n == 0:  # then there is not even a newline
             return []
         words = self._line(n * 24 + 2, f"{n} longs").split()
         if len(words) != n:
@@ -226,12 +226,14 @@ class AsciiPrimitives(_Primitives):
 
     def read_chars(self, n: int, what: str) -> bytes:
         data = self.take(n, what)
-        if n and self.take(1, "a newline") != b"\n":
-            raise self.fail(f"expected a newline after {what}")
+        self._newline(n, what)
         return data
 
     def skip_chars(self, n: int, what: str) -> None:
         self.skip(n, what)
+        self._newline(n, what)
+
+    def _newline(self, n: int, what: str) -> None:
         if n and self.take(1, "a newline") != b"\n":
             raise self.fail(f"expected a newline after {what}")
 

@@ -95,7 +95,7 @@ def _convert(record: Record, progress: bool, tried: list[str]) -> Path:
                 sha256=sha256,
                 expected=record.architecture,
                 progress=progress,
-            ).artifact
+            )
             file = artifact.record["file"]
             note_verified(
                 record,

@@ -45,6 +45,6 @@ def test_another_network_than_expected(models, name, expected, cause):
 def test_what_is_built_is_what_was_proved(sample, tmp_path):
     built = build(sample, tmp_path, license_="x", form="B", progress=False)
     conversion = mapping.convert(t7.load(sample)).in_form("B")
-    written = torch.load(built.artifact.path, weights_only=True)
+    written = torch.load(built.path, weights_only=True)
     assert all(torch.equal(written[name], value) for name, value in conversion.state_dict.items())
-    assert built.artifact.record["proof"] == built.proof.as_dict()
+    assert built.record["proof"] == built.proof.as_dict()

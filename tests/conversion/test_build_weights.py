@@ -104,7 +104,7 @@ def test_only_files_named_like_the_official_ones_get_their_licence(capsys, sampl
     official.write_bytes(sample.read_bytes())
     for path, licence in (
         (official, "CC BY-NC 4.0"),
-        (sample, "not stated in the file: that of the source checkpoint"),
+        (sample, "not stated in the file; the terms of the original checkpoint apply"),
     ):
         _, stdout, _ = run(capsys, "--t7", path, "--out", tmp_path / "out", "--no-verify", "--json")
         assert json.loads(stdout)["license"] == licence

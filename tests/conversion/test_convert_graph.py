@@ -44,7 +44,7 @@ def test_network_and_its_source_agree(tmp_path, capsys, name):
     assert "conversion" not in text
     assert "lambda" not in text
     assert max(map(len, text.splitlines())) <= 120
-    shape = tuple(map(int, text.partition("It takes (")[2].partition(")")[0].split(",")))
+    shape = tuple(map(int, text.partition("an input of (")[2].partition(")")[0].split(",")))
     x = torch.rand(2, *shape[1:])
     literal, model = graph.to_module(t7.load(path)), getattr(module, f"my_{name}")(tmp_path / f"my_{name}.pth")
     with torch.no_grad():

@@ -53,7 +53,7 @@ def test_what_is_left_out_is_noted(capsys, tmp_path):
     first, *notes = tree(capsys, tmp_path, W.number(90) + W.table(1))
     assert first == "90"
     assert notes == [
-        "note: read the first object only, as Lua's torch.load does; left out: 12 bytes of further objects"
+        "note: read only the first object, as Lua's torch.load does; left out 12 bytes of further objects"
     ]
 
 

@@ -327,9 +327,9 @@ def faults(w):
             for name, cause in {
                 "torch.Tensor": "torch.Tensor is not a class that is stored",
                 "torch.Storage": "torch.Storage is not a class that is stored",
-                "torch.Generator": "torch.Generator is stored in a way of its own",
-                "torch.MultiTensor": "torch.MultiTensor is stored in a way of its own",
-                "tds.Hash": "tds.Hash is stored in a way of its own",
+                "torch.Generator": "torch.Generator has its own format",
+                "torch.MultiTensor": "torch.MultiTensor has its own format",
+                "tds.Hash": "tds.Hash has its own format",
             }.items()
         },
         # functions
@@ -485,7 +485,7 @@ def test_with_what_is_no_object_behind_it_a_file_is_refused(tmp_path, path):
 
 
 def note(size):
-    return f"read the first object only, as Lua's torch.load does; left out: {size} bytes of further objects"
+    return f"read only the first object, as Lua's torch.load does; left out {size} bytes of further objects"
 
 
 @pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)

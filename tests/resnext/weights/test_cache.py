@@ -70,7 +70,7 @@ def test_a_sidecar_is_not_believed(record, home, site, models):
     """Other weights of the same architecture, with a sidecar that says they were made from the authors' file."""
     forged = build.build(
         models["cifar10_resnext11_4x8d_C"], home, license_="x", expected=NAME, prove=False, progress=False
-    ).artifact
+    )
     content = forged.record | {"source": forged.record["source"] | {"name": T7}}
     forged.sidecar.write_text(json.dumps(content))
     assert found() == (None, [])
