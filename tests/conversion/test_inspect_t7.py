@@ -52,9 +52,7 @@ def test_no_values_are_read(capsys, tmp_path):
 def test_what_is_left_out_is_noted(capsys, tmp_path):
     first, *notes = tree(capsys, tmp_path, W.number(90) + W.table(1))
     assert first == "90"
-    assert notes == [
-        "note: read only the first object, as Lua's torch.load does; left out 12 bytes of further objects"
-    ]
+    assert notes == ["note: read only the first object, as Lua's torch.load does; left out 12 bytes of further objects"]
 
 
 def test_an_object_that_is_met_again_is_not_walked_again(capsys, tmp_path):
