@@ -1,11 +1,11 @@
-"""Benchmarks: tables, and on demand every raw value as JSON and a chart for each subject.
+"""Benchmarks: tables, and on request all raw values as JSON and a chart for each subject.
 
     python -m benchmarks load [FILE.pth] | conversion [FILE.t7] | preprocess | size | all
     python -m benchmarks inference [--batch N ...] [--precision fp32|bf16 ...]
     python -m benchmarks draw RESULTS.json --plot FOLDER
 
-The contenders of each comparison take turns in one run. What is not installed (`benchmarks/requirements.txt`) or does
-not work here gets a line that says so.
+The contenders of each comparison take turns in one run. A contender that is not installed (see
+`benchmarks/requirements.txt`) or does not work here gets a line that says so.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(
     arguments: list[str] | None = None,
     measure: Callable[[str, argparse.Namespace], Sequence[Result]] = measure,
 ) -> int:
-    """Run; the exit status: 0, 1 where contenders that do the same work give different results, 2 for an error."""
+    """Run; returns the exit status: 0; 1 if contenders that do the same work give different results; 2 for an error."""
     options = _parser().parse_args(arguments)
     return run("benchmarks", lambda: _run(options, measure))
 
@@ -51,9 +51,9 @@ def _parser() -> Parser:
     parser = Parser("python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subjects = parser.add_subparsers(dest="subject", required=True)
     commands = {name: subjects.add_parser(name, parents=[common]) for name in (*SUBJECTS, "all", "draw")}
-    commands["load"].add_argument("file", nargs="?", type=Path, help=".pth; default: made with random weights")
-    commands["conversion"].add_argument("file", nargs="?", type=Path, help=".t7; default: the sample that comes along")
-    commands["draw"].add_argument("file", type=Path, help="what --json wrote")
+    commands["load"].add_argument("file", nargs="?", type=Path, help=".pth; default: one with random weights")
+    commands["conversion"].add_argument("file", nargs="?", type=Path, help=".t7; default: the sample in the repository")
+    commands["draw"].add_argument("file", type=Path, help="a file that --json wrote")
     commands["inference"].add_argument("--batch", type=whole_number(1), nargs="+", metavar="N", help="default: 1 16")
     commands["inference"].add_argument("--precision", nargs="+", choices=("fp32", "bf16"), help="default: both")
     return parser
@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace, measure: Callable[[str, argparse.Namespace
         for subject in SUBJECTS if options.subject == "all" else (options.subject,):
             print(f"\n== {subject}\n", flush=True)
             results += measure(subject, options)
-            if options.json:  # after each, so that one that fails takes nothing with it
+            if options.json:  # after each, so that a later failure loses nothing
                 content = {"machine": here, "runs": options.runs, "results": [result.as_dict() for result in results]}
                 with replacing(options.json) as temporary:
                     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -85,11 +85,11 @@ def _read(path: Path) -> tuple[str, list[Result]]:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return stored["machine"], [Result.from_dict(result) for result in stored["results"]]
     except (ValueError, TypeError, KeyError):
-        raise CommandError(f"{path}: expected what --json wrote") from None
+        raise CommandError(f"{path}: expected a file that --json wrote") from None
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse what cannot be read or written before anything is measured."""
+    """Raise CommandError for a path that cannot be read or written, before anything is measured."""
     if options.file and not options.file.is_file():
         raise CommandError(f"{options.file}: no such file")
     if options.subject == "draw" and not options.plot:

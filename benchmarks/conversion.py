@@ -1,12 +1,11 @@
 """Speed and memory of converting a Torch7 checkpoint, beside the plain route (`plain_route.py`: torchfile, torch.save).
 
-Time: that of a whole process, from its start to its end, interpreter and imports included, seen from outside. Ours also
-checks every value, computes three SHA-256 sums (the .t7, tensors, .pth), writes the sidecar and waits until the disk
-has it all; the plain route does none of that. Memory: growth of the peak resident set (VmHWM) over the resident set
+Time: a whole process from start to end, with interpreter and imports, measured from outside. Ours also checks every
+value, computes three SHA-256 sums (of the .t7, the tensors and the .pth), writes the sidecar and waits until everything
+is on the disk; the plain route does none of that. Memory: growth of the peak resident set (VmHWM) over the resident set
 after the imports, in a process of its own, median of three; only on Linux.
 
-The times in results.json are from before both routes were treated alike: ours then kept Python's garbage collector off
-while it imported torch.
+When the times in results.json were measured, ours switched Python's garbage collector off while it imported torch.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from resnext.cli.command_line import table
 SAMPLE = ROOT / "conversion" / "sample" / "cifar10_resnext11_4x8d_C_nested.t7.xz"
 OURS, PLAIN, PROVED = "ours", "plain route", "ours, with the proof"
 MEMORY_LIMIT = 1.3  # of the size of the .pth
-TELLING_SIZE = 20e6  # bytes of a .pth below which Python's own memory outweighs the weights
+TELLING_SIZE = 20e6  # bytes of a .pth; below, Python's own memory outweighs the weights
 
 
 def run(options: Namespace) -> list[Result]:
@@ -89,14 +88,14 @@ def seconds(name: str, file: Path, folder: Path) -> float:
 
 
 def peak(name: str, file: Path, folder: Path) -> tuple[int | None, int]:
-    """What `convert_here` returns in a process of its own."""
+    """The result of `convert_here` in a process of its own."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
         grown, size = afresh("conversion", "convert_here", name, str(file), out)
     return grown, size
 
 
 def convert_here(name: str, file: str, out: str) -> tuple[int | None, int]:
-    """Convert in this process. Growth of peak memory over what the imports took, if known; size of the .pth."""
+    """Convert in this process. Returns how far memory grew after the imports, if known, and the size of the .pth."""
     import torch  # noqa: F401
 
     from benchmarks import plain_route

@@ -1,52 +1,10 @@
 """Images per second of ResNeXt-50 (32x4d) at 224 px on the CPU: ours beside torchvision, timm, ONNX Runtime, OpenVINO.
 
-All contenders have the same random weights, as many threads as torch, and the same contiguous float32 images; each
-converts them to its own layout and type, and that is measured. The logits of each are compared with ours. A turn is one
-call that does not count, then enough calls for 16 images. Ratios are of median times. A contender that is not installed
-gets a row that says so. Compilation is not measured. The last lines check bfloat16: how often the first class is
-float32's, on 1,000 random images of 64 px.
-
-Notes on what was tried for `resnext.optimize`: two cores of an AMD EPYC (Zen 5, AVX-512, bf16), torch 2.13, times in ms
-for an image. Differences under 2 % are noise, even on a quiet machine. "In the network" means that the weights of all
-layers (100 MB in fp32) pass through the cache between two images; a layer by itself is faster.
-
-    oneDNN Graph, through TorchScript      adopted. Batch 1: 20.9 against 21.4 of AOTInductor in fp32, 10.8 against 11.5
-                                           in bf16. Both call the same kernels of oneDNN, as OpenVINO does. Those take
-                                           20.0 (bf16: 10.0): the 1x1 convolutions, 85 % of it, reach 480 of the 512
-                                           GFLOP/s that two cores have (bf16: 1,000 of 1,024). The rest is overhead: 39
-                                           fused pieces here, 55 operators there. It builds in a second; AOTInductor
-                                           takes 8 to 30.
-    AOTInductor, not torch.compile         adopted where there is no oneDNN Graph. It has no guards, so it does not
-                                           recompile in another grad mode or for another batch, and no Python runs
-                                           between the kernels.
-    weights packed for one input size      adopted. Otherwise oneDNN rearranges 17 of 53 weights at every call, and a
-                                           batch of one takes 5 to 10 times as long. torch.compile with a dynamic batch
-                                           packs nothing at all.
-    a batch in pieces                      adopted: of 2 images in fp32, 4 in bf16. At batch 16 the system provides maps
-                                           of 51 MB anew at every call. Pieces of 1, 2, 4, 8: 21.0, 20.5, 21.0, 23.8 in
-                                           fp32; 11.1, 10.5, 10.1, 10.4 in bf16.
-    huge pages for weights and heap        1 to 1.5 %. Removed, for it needs madvise on memory that is not only ours;
-                                           results.json was measured with it.
-    residual sum in place (sum post-op)    adopted; Inductor and oneDNN Graph do it as well.
-    input converted before the graph       adopted: torch's two copies to bf16 and channels last take 0.05, Inductor's
-                                           loop takes more.
-    a kernel of our own for groups of 4    not adopted. With 16 output channels of 4 groups side by side in a vector, it
-                                           takes 0.09 for a layer of the first stage where oneDNN takes 0.30 (groups of
-                                           8: 0.085 against 0.16). In the network that is 0.12 to 0.17 against 0.27, and
-                                           it cuts the graph: it saves 0.2 of 20.9 in fp32, nothing in bf16.
-    wider groups (zeros between the paths) not adopted. Groups of 4 reach 107 GFLOP/s, 8 reach 201, 16 reach 367: twice
-                                           the work at twice the rate (bf16: 187, 396, 688).
-    classifier as a convolution, as addmv  no gain: 0.27 and 0.39 against 0.23.
-    malloc that keeps its memory           no gain with pieces, for then no page is faulted in.
-    one thread per image instead of two    no gain.
-    GOMP_SPINCOUNT, OMP_PROC_BIND          no gain.
-    space-to-depth stem                    not adopted: 4x4 on 12 channels takes 0.71, 7x7 on 3 takes 0.52 (bf16: 0.37
-                                           against 0.32).
-    stem and max pooling in one            not tried: the pooling takes 0.08, 0.4 % of the network.
-
-At batch 1 OpenVINO is still ahead, by 0 to 4 % in fp32 and 2 to 6 % in bf16, in three runs; the target is missed. Each
-of the 39 pieces costs 4 us when it is called again and again, and 15 us in the network, where its data have left the
-cache in the meantime. At batch 16 ours is ahead by 3 to 7 % in fp32; in bf16 it is between 8 % ahead and 1 % behind.
+All contenders have the same random weights, torch's number of threads, and the same contiguous float32 images. The time
+includes the conversion of the images to each contender's own layout and type, but no compilation. The logits are
+compared with ours. A turn is one call that does not count and then enough calls for 16 images. Ratios are between
+medians. A contender that is not installed gets a row that says so. The last lines check bfloat16: how often it finds
+the same first class as float32 on 1,000 random images of 64 px. docs/performance.md says what was tried to be faster.
 """
 
 from __future__ import annotations
@@ -76,12 +34,12 @@ from resnext.inference.fold import relative_error
 from resnext.inference.optimize import PIECE, PRECISIONS, optimize
 from resnext.inference.processor import amx_fault, announces_amx
 
-IMAGES = 16  # in a turn
+IMAGES = 16  # per turn
 SIZE = 224
 OURS, INDUCTOR, PACKAGE = "ours", "ours, inductor", "ours, aoti package"
-LIMITS = {"fp32": 1e-4, "bf16": 3e-2}  # between the logits of two contenders
+LIMITS = {"fp32": 1e-4, "bf16": 3e-2}  # largest relative difference between the logits of two contenders
 RIVALS = {"fp32": ("ONNX Runtime", "OpenVINO"), "bf16": ("OpenVINO",)}
-PACKAGES = {  # of others, and what each needs
+PACKAGES = {  # that the other contenders need
     "torchvision": ["torchvision"],
     "torchvision, torch.compile": ["torchvision"],
     "timm": ["timm", "torchvision"],
@@ -120,7 +78,7 @@ def make_model() -> resnext.ResNeXt:
 
 
 def measure(model: resnext.ResNeXt, batch: int, precision: str, runs: int, folder: Path) -> Result:
-    """One table; whether all logits agree."""
+    """Measure and print one table."""
     x = torch.randn(batch, 3, SIZE, SIZE)
     missing = find_missing(precision)
     makers = make_contenders(model, x, precision, folder)
@@ -170,14 +128,14 @@ def turn(run: Run, batch: int) -> float:
 
 
 def first_logits(x: Tensor, folder: Path) -> float:
-    """Seconds until what `python -m resnext export --format aoti` wrote is loaded and has run."""
+    """Seconds until the package of `python -m resnext export --format aoti` is loaded and has run."""
     started = time.perf_counter()
     aoti.load(folder / "package.pt2")(x)
     return time.perf_counter() - started
 
 
 def find_missing(precision: str) -> dict[str, str]:
-    """What does not run here, and why."""
+    """The contenders that do not run here, and why."""
     missing = {
         name: f"not measured: {' and '.join(absent)} not installed"
         for name, packages in PACKAGES.items()
@@ -187,13 +145,13 @@ def find_missing(precision: str) -> dict[str, str]:
         missing |= dict.fromkeys((INDUCTOR, PACKAGE, "torchvision, torch.compile"), "no C++ compiler")
     if precision == "bf16":
         missing.setdefault("ONNX Runtime", "does not compute in bfloat16 on a CPU")
-        if announces_amx() and (fault := amx_fault()):  # OpenVINO does not heed ONEDNN_MAX_CPU_ISA
-            missing.setdefault("OpenVINO", f"not measured: what uses AMX here {fault}")
+        if announces_amx() and (fault := amx_fault()):  # OpenVINO ignores ONEDNN_MAX_CPU_ISA
+            missing.setdefault("OpenVINO", f"not measured: code that uses AMX {fault} here")
     return missing
 
 
 def make_contenders(model: resnext.ResNeXt, x: Tensor, precision: str, folder: Path) -> dict[str, Callable[[], Run]]:
-    """What makes each contender."""
+    """Functions that create the contenders."""
 
     def package() -> Run:
         path = folder / "package.pt2"
@@ -205,9 +163,9 @@ def make_contenders(model: resnext.ResNeXt, x: Tensor, precision: str, folder: P
         "ours, eager": lambda: partial(optimize(model, x, precision, "eager"), x),
         INDUCTOR: lambda: partial(optimize(model, x, precision, "inductor"), x),
         PACKAGE: package,
-        "torchvision": lambda: run_torch(torchvision(model), x, precision),
-        "torchvision, torch.compile": lambda: run_torch(torch.compile(torchvision(model)), x, precision),
-        "timm": lambda: run_torch(timm(model), x, precision),
+        "torchvision": lambda: run_torch(peer("torchvision", model), x, precision),
+        "torchvision, torch.compile": lambda: run_torch(torch.compile(peer("torchvision", model)), x, precision),
+        "timm": lambda: run_torch(peer("timm", model), x, precision),
         "ONNX Runtime": lambda: run_onnxruntime(write_onnx(model, folder), x),
         "OpenVINO": lambda: run_openvino(write_onnx(model, folder), x, precision),
     }
@@ -223,22 +181,19 @@ def run_torch(network: Any, x: Tensor, precision: str) -> Run:
     return run
 
 
-def torchvision(model: resnext.ResNeXt) -> nn.Module:
-    import_package("torchvision")
-    network: nn.Module = importlib.import_module("torchvision").models.resnext50_32x4d().eval()
+def peer(package: str, model: resnext.ResNeXt) -> nn.Module:
+    """The network of torchvision or timm with our weights."""
+    import_package("torchvision")  # timm needs it as well
+    if package == "timm":
+        network: nn.Module = importlib.import_module("timm").create_model("resnext50_32x4d")
+    else:
+        network = importlib.import_module("torchvision.models").resnext50_32x4d()
     network.load_state_dict(model.state_dict())
-    return network
-
-
-def timm(model: resnext.ResNeXt) -> nn.Module:
-    import_package("torchvision")  # timm imports it
-    network: nn.Module = importlib.import_module("timm").create_model("resnext50_32x4d").eval()
-    network.load_state_dict(model.state_dict())
-    return network
+    return network.eval()
 
 
 def write_onnx(model: resnext.ResNeXt, folder: Path) -> str:
-    """The ONNX file, made at the first call."""
+    """The ONNX file, written by the first call."""
     path = folder / "resnext50.onnx"
     if not path.exists():
         torch.onnx.export(
@@ -278,7 +233,7 @@ def run_openvino(path: str, x: Tensor, precision: str) -> Run:
 
 @torch.no_grad()
 def top1(model: resnext.ResNeXt, count: int = 1000, size: int = 64) -> None:
-    """How often bfloat16 finds float32's first class, where the second is further away than the error."""
+    """Print how often bfloat16 finds the same first class as float32, also where the margin exceeds the error."""
     x = torch.randn(count, 3, size, size)
     expected = torch.cat([model(part) for part in torch.split(x, 50)])
     got = optimize(model, x, "bf16")(x)

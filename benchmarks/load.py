@@ -1,9 +1,9 @@
 """Time from a .pth with the weights of resnext50_32x4d to a ready model: ours beside torchvision's usual way.
 
-Ours: what `pretrained=True` does with a file in its cache, which it maps into memory. torchvision's:
-`resnext50_32x4d()`, then `load_state_dict(torch.load(FILE))`. The file is in the page cache. First table: in one
-process, after the imports and a run that does not count; also the time until every weight has been read (summed) once.
-Second table: in fresh processes, from their start; the import of torch itself, which both need, is left out of the sum.
+Ours: as `pretrained=True` loads a file from its cache, mapped into memory. torchvision's: `resnext50_32x4d()`, then
+`load_state_dict(torch.load(FILE))`. The file is in the page cache. First table: in one process, after the imports and a
+run that does not count; also the time until every weight has been read (summed) once. Second table: in fresh processes,
+from their start; the sum leaves out the import of torch, which both need.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ IMPORT_LIMIT = 0.1  # seconds that the import of resnext adds to that of torch
 
 
 def run(options: Namespace) -> list[Result]:
-    """Measure with a file, or one made here; print the tables and the targets."""
+    """Measure with the given file or a new one; print the tables and the targets."""
     with tempfile.TemporaryDirectory() as folder:
         file = options.file or Path(folder) / "resnext50_32x4d.pth"
         if options.file is None:
             torch.save(resnext.create("resnext50_32x4d_typeC").state_dict(), file)
-        origin = "given" if options.file else "made here, random weights"
+        origin = "given" if options.file else "new, random weights"
         print(f"{file.name} ({origin}), {file.stat().st_size:,} bytes; {options.runs} runs each, median (quartiles)\n")
         missing = {PEER: "not installed"} if find_spec(PEER) is None else {}
         ways, path = [name for name in WAYS if name not in missing], str(file.resolve())
@@ -55,12 +55,8 @@ def in_one_process(file: str, runs: int, ways: Sequence[str]) -> list[Result]:
     ready, read = ({name: [run[i] for run in results[name]] for name in ways} for i in (0, 1))
     rows = [["in one process", "ready model", "of torchvision's", "every weight read", "of torchvision's"]]
     for name in ways:
-        rows.append(
-            [
-                name,
-                *(text for times in (ready, read) for text in (spread(times[name], "ms", 1e3, 0), share(times, name))),
-            ]
-        )
+        shown = [(spread(times[name], "ms", 1e3, 0), share(times, name)) for times in (ready, read)]
+        rows.append([name, *shown[0], *shown[1]])
     print(table(rows), end="\n\n")
     if PEER in ways:
         print(target("a ready model in a third of torchvision's time", ratio(ready[OURS], ready[PEER]), READY_LIMIT))
@@ -98,16 +94,16 @@ def in_fresh_processes(file: str, runs: int, ways: Sequence[str]) -> list[Result
 
 
 def share(times: Mapping[str, Sequence[float]], name: str) -> str:
-    """Of torchvision's time."""
+    """The median as a fraction of torchvision's."""
     return f"{ratio(times[name], times[PEER]):.2f}" if PEER in times else "-"
 
 
 def check_same(file: str, ways: Sequence[str]) -> None:
-    """Raise RuntimeError where the ways do not give the same weights."""
+    """Raise RuntimeError if the ways do not load the same weights."""
     first, *others = (WAYS[name](file).state_dict() for name in ways)
     for other in others:
         if first.keys() != other.keys() or not all(torch.equal(value, other[key]) for key, value in first.items()):
-            raise RuntimeError(f"{file}: the ways do not give the same weights")
+            raise RuntimeError(f"{file}: the ways do not load the same weights")
 
 
 def load(name: str, file: str) -> tuple[float, float]:

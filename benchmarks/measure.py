@@ -1,4 +1,4 @@
-"""What the benchmarks share: contenders that take turns, medians and quartiles, memory, the machine."""
+"""Shared by the benchmarks: contenders that take turns, medians and quartiles, memory, the machine."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Result:
     title: str  # "fp32, batch 16"
     quantity: str  # "time per image"
     unit: str  # "s" or "bytes"
-    values: Mapping[str, Sequence[float]]  # contender -> one value for each run
+    values: Mapping[str, Sequence[float]]  # contender -> one value per run
     missing: Mapping[str, str] = field(default_factory=dict)  # contender -> why it has none
-    problems: Sequence[str] = ()  # what makes the comparison worthless: results that differ
+    problems: Sequence[str] = ()  # such as different results, which make the comparison worthless
     batch: int | None = None  # for curves over the batch size
 
     def as_dict(self) -> dict[str, Any]:
@@ -47,17 +47,17 @@ class Result:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Result:
-        """What `as_dict` gave."""
+        """The inverse of `as_dict`."""
         rest = {name: value for name, value in stored.items() if name not in ("contenders", "problems")}
         values = {name: given["values"] for name, given in stored["contenders"].items()}
         return cls(values=values, problems=tuple(stored["problems"]), **rest)
 
 
 def interleave(contenders: Mapping[str, Callable[[], T]], runs: int) -> dict[str, list[T]]:
-    """What `runs` calls of each contender return, after one call that does not count.
+    """The results of `runs` calls of each contender, after one call that does not count.
 
-    They take turns, in the other direction every second round: what slows the machine down for a while hits all of
-    them, and none always comes after the same other.
+    They take turns, and every second round runs backwards. So a temporary slowdown of the machine affects all of them,
+    and none always follows the same other.
     """
     results: dict[str, list[T]] = {name: [] for name in contenders}
     for turn in range(-1, runs):
@@ -88,14 +88,14 @@ def ratio(values: Sequence[float], reference: Sequence[float]) -> float:
 
 
 def target(text: str, value: float, limit: float) -> str:
-    """A line that says whether a measured ratio keeps within its limit."""
+    """A line that says whether a measured ratio stays within its limit."""
     return f"target  {text}: {'met' if value <= limit else 'MISSED'} ({value:.2f})"
 
 
 def peak_growth(work: Callable[[], object]) -> int | None:
-    """Bytes by which the peak resident set exceeds what was resident before `work`; None where Linux does not say.
+    """Bytes by which the peak resident set exceeds the resident set before `work`; None except on Linux.
 
-    The peak is that of the whole process: call it in a fresh one (`afresh`).
+    The peak covers the whole process, so call this in a fresh one (`afresh`).
     """
     before = _memory("VmRSS")
     work()
@@ -112,7 +112,7 @@ def _memory(name: str) -> int | None:
 
 
 def afresh(module: str, function: str, *arguments: str) -> Any:
-    """What a function of `benchmarks` returns in a process of its own, by way of JSON."""
+    """The result of a function of `benchmarks` in a process of its own, passed as JSON."""
     code = f"import json, sys; from benchmarks.{module} import {function} as f; print(json.dumps(f(*sys.argv[1:])))"
     command = [sys.executable, "-c", code, *arguments]
     output = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
@@ -120,7 +120,7 @@ def afresh(module: str, function: str, *arguments: str) -> Any:
 
 
 def machine() -> str:
-    """One line: processor, cores that this process may use, operating system, versions of what is compared."""
+    """One line: processor, cores that this process may use, operating system, versions of the contenders."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = re.search(r"model name\s*: (.+)", describe())
     peers = re.findall(

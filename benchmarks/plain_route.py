@@ -14,10 +14,10 @@ import torchfile
 NAMES = (b"weight", b"bias", b"running_mean", b"running_var")
 
 
-def convert(source: str, destination: str) -> None:
-    """Read with torchfile, collect what the modules hold under the indices that lead there, write with torch.save."""
+def convert(path: str, destination: str) -> None:
+    """Read with torchfile, collect the modules' tensors under their indices, and write them with torch.save."""
     state_dict: dict[str, torch.Tensor] = {}
-    collect(torchfile.load(source), "", state_dict)
+    collect(torchfile.load(path), "", state_dict)
     torch.save(state_dict, destination)
 
 

@@ -1,6 +1,6 @@
-"""Benchmarks as pictures, one a subject: bars for comparisons, curves for what depends on the batch size.
+"""Benchmarks as pictures, one for each subject: bars for comparisons, curves over the batch size.
 
-Needs matplotlib; not pyplot, so that no window, backend or figure of the caller is touched.
+Needs matplotlib, but not pyplot, so that no window, backend or figure of the caller changes.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from resnext.weights.atomic import replacing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FILES = {"load": "loading", "preprocess": "preprocessing"}  # the others are called as their subject
+FILES = {"load": "loading", "preprocess": "preprocessing"}  # the others have the name of their subject
 SCALES = {"s": ((1.0, "s"), (1e3, "ms")), "bytes": ((1e-9, "GB"), (1e-6, "MB")), "images/s": ((1.0, "images/s"),)}
-FEW = 3  # contenders: so many share a panel with other comparisons
+FEW = 3  # comparisons of at most so many contenders share a panel
 WIDTH, BAR, EDGE, CURVES = 11.0, 0.3, 1.1, 4.2  # inches: the picture, a bar, around the bars, a panel of curves
 OURS, OTHERS, MUTED = ("#2f6fb0", "#86b1dc"), ("#9aa5b1", "#c9d0d8"), "#555555"
 LINES = ("#2f6fb0", "#d1682b", "#3d8f5f")
 Panel = list[Result]
 
 
-def save(results: Sequence[Result], folder: Path, caption: str) -> None:
+def save(results: Sequence[Result], folder: Path, machine: str) -> None:
     """Draw a PNG file for each subject; each appears under its name whole or not at all. Raises OSError."""
     from matplotlib.figure import Figure
 
@@ -41,23 +41,18 @@ def save(results: Sequence[Result], folder: Path, caption: str) -> None:
             (_draw_bars if panel[0].batch is None else _draw_curves)(axes, panel)
             axes.spines[["top", "right"]].set_visible(False)
         better = "More is better." if subject == "inference" else "Less is better."
-        figure.supxlabel(
-            textwrap.fill(f"Medians, with quartiles. {better} {caption}", 150),
-            fontsize=8,
-            color=MUTED,
-            x=0.01,
-            ha="left",
-        )
+        caption = textwrap.fill(f"Medians, with quartiles. {better} {machine}", 150)
+        figure.supxlabel(caption, fontsize=8, color=MUTED, x=0.01, ha="left")
         with replacing(folder / f"{FILES.get(subject, subject)}.png", ".png") as temporary:
             figure.savefig(temporary)
 
 
 def _panels(results: Sequence[Result]) -> list[Panel]:
-    """Comparisons of few contenders share a panel for each quantity, and so do those that differ in the batch."""
+    """Comparisons of few contenders, or that differ only in the batch, share a panel for each quantity."""
     panels: dict[tuple[str, ...], Panel] = {}
     for result in results:
-        alone = result.batch is None and len(result.values) > FEW
-        panels.setdefault((result.quantity, result.title if alone else ""), []).append(result)
+        own_panel = result.batch is None and len(result.values) > FEW
+        panels.setdefault((result.quantity, result.title if own_panel else ""), []).append(result)
     return [panel for panel in panels.values() if any(result.values for result in panel)]
 
 
@@ -68,7 +63,7 @@ def _height(panel: Panel) -> float:
 
 
 def _values(result: Result) -> tuple[str, dict[str, list[float]]]:
-    """Unit and quartiles. Inference is shown as its table is, in images per second."""
+    """Unit and quartiles. Inference is in images per second, as in its table."""
     if result.benchmark == "inference":
         return "images/s", {name: quartiles([1 / value for value in values]) for name, values in result.values.items()}
     return result.unit, {name: quartiles(values) for name, values in result.values.items()}
@@ -80,7 +75,7 @@ def _scale(largest: float, unit: str) -> tuple[float, str]:
 
 
 def _draw_bars(axes: Axes, panel: Panel) -> None:
-    """A bar for each contender, ours in blue; where several comparisons share the panel, each under its title."""
+    """A bar for each contender, ours in blue; several comparisons in one panel each get a title."""
     unit, shown = _values(panel[0])[0], [_values(result)[1] for result in panel]
     largest = max(high for spreads in shown for _, _, high in spreads.values())
     scale, unit = _scale(largest, unit)
@@ -130,7 +125,7 @@ def _draw_curves(axes: Axes, panel: Panel) -> None:
     ticks = sorted({result.batch or 0 for result in panel})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    if panel[0].unit == "bytes":  # which grow with the batch
+    if panel[0].unit == "bytes":  # they grow with the batch
         axes.set_yscale("log", base=2)
         axes.yaxis.set_major_formatter("{x:g}")
     else:

@@ -1,9 +1,9 @@
 """Time of the authors' preprocessing beside torchvision's v2 pipeline, for the same images.
 
 Ours: `Torch7Preprocess()`. torchvision's: shorter side to 256 (bicubic, antialiased), crop of 224 in the centre, float
-from 0 to 1, normalise. A PIL image that is in memory already goes in (a JPEG's decoding is the same for both), or a
-uint8 tensor (3, H, W). With the threads that torch takes by itself, and with one, as in a DataLoader's worker. Time per
-image; a run is several of them.
+from 0 to 1, normalise. The input is a decoded PIL image, since decoding is the same for both, or a uint8 tensor
+(3, H, W). With torch's default number of threads, and with one, as in a DataLoader's worker. A run is several images;
+the table shows the time per image.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from resnext.cli.command_line import table
 from resnext.preprocess import IMAGENET, Torch7Preprocess
 
 SIZES = ((375, 500), (1200, 1600))  # height, width
-SECONDS = 0.1  # of a run, about
+SECONDS = 0.1  # of a run, approximately
 Transform = Callable[[Any], torch.Tensor]
 
 
@@ -71,7 +71,7 @@ def seconds(transform: Transform, image: Any, calls: int) -> float:
 
 
 def torchvision_pipeline() -> Transform:
-    """What one would take otherwise."""
+    """The usual alternative."""
     import_package("torchvision")
     v2 = importlib.import_module("torchvision.transforms.v2")
     return v2.Compose(

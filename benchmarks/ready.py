@@ -1,6 +1,6 @@
-"""A file with the weights of a resnext50_32x4d to a ready model, in the two ways that `load.py` compares.
+"""The two ways from a file with weights of resnext50_32x4d to a ready model, which `load.py` compares.
 
-Imports nothing that takes time, for `phases` measures from the start of the process.
+Imports nothing slow at the top, since `phases` measures from the start of the process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def ours(path: str) -> nn.Module:
-    """This project's way: what `pretrained=True` does with a file that it finds in its cache."""
+    """This project's way, as `pretrained=True` loads a file from its cache."""
     from resnext.weights.loading import load
     from resnext.zoo import get_architecture
 
@@ -40,12 +40,12 @@ def import_package(name: str) -> None:
     """Import what `WAYS[name]` needs."""
     if name == "ours":
         importlib.import_module("resnext.zoo")
-    else:  # by name, for tests/ is not type-checked
+    else:  # by name, since tests/ is not type-checked
         importlib.import_module("tests.helpers.torchvision_shim").import_torchvision()
 
 
 def phases(path: str, name: str, started: str) -> list[float]:
-    """Seconds from `started` (of `time.time()`) until here, and then for torch, for the package and for the model."""
+    """Seconds from `started`, a `time.time()`, until now, and then for torch, for the package and for the model."""
     times = [float(started), time.time()]
     importlib.import_module("torch")
     times.append(time.time())
@@ -53,5 +53,5 @@ def phases(path: str, name: str, started: str) -> list[float]:
     times.append(time.time())
     model = WAYS[name](path)
     times.append(time.time())
-    assert model is not None  # freeing it is not measured
+    assert model is not None  # so that freeing it is not measured
     return [after - before for before, after in itertools.pairwise(times)]

@@ -1,8 +1,8 @@
 """Cost against size: time and peak memory of ResNeXt-50, -101 and -152 (32x4d) at 224 px, for batches from 1 to 64.
 
-The networks as `resnext.create` builds them, in float32, with random weights and without gradients. Time: per image;
-all networks and batches take turns, at most 3 runs each. Memory: the growth of the peak resident set (VmHWM) over the
-resident set of the loaded network, in a process of its own; only on Linux.
+The networks of `resnext.create`, in float32, with random weights and without gradients. Time: per image; all networks
+and batches take turns, at most 3 runs each. Memory: growth of the peak resident set (VmHWM) over that of the loaded
+network, in a process of its own; only on Linux.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def run(options: Namespace) -> list[Result]:
 
 
 def seconds(model: torch.nn.Module, batch: int) -> float:
-    """Per image."""
+    """Time per image."""
     images = torch.randn(batch, 3, 224, 224)
     started = time.perf_counter()
     with torch.no_grad():
@@ -61,6 +61,6 @@ def seconds(model: torch.nn.Module, batch: int) -> float:
 
 
 def memory(name: str, batch: str) -> int | None:
-    """Bytes by which the peak grows over the loaded network when `batch` images run."""
+    """Bytes by which `batch` images raise the peak over the loaded network."""
     model = resnext.create(name).eval()
     return peak_growth(lambda: seconds(model, int(batch)))

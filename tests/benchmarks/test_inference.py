@@ -45,4 +45,4 @@ def test_openvino_is_left_out_where_amx_kills(monkeypatch, tmp_path, precision):
     monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(inference, "amx_fault", lambda: "is killed by SIGILL")
     why = inference.find_missing(precision).get("OpenVINO")
-    assert why == ("not measured: what uses AMX here is killed by SIGILL" if precision == "bf16" else None)
+    assert why == ("not measured: code that uses AMX is killed by SIGILL here" if precision == "bf16" else None)
