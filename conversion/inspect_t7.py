@@ -1,4 +1,4 @@
-"""Print the tree of a Torch7 file: classes, shapes, parameters. No values are read.
+"""Print the tree of a Torch7 file: classes, shapes, parameters. The values are not read.
 
     python conversion/inspect_t7.py FILE
 
@@ -26,13 +26,13 @@ except ImportError as error:
     sys.exit(fail("inspect_t7", f"{error}; install what is missing with pip"))
 
 PARAMETERS = ("weight", "bias")
-# What a module keeps for training or from its last run; not part of what it computes.
+# Fields that a module keeps for training or from its last run; they do not affect what it computes.
 SCRATCH = ("gradWeight", "gradBias", "gradInput", "output", "_type")
 
 
 def lines(root: Any) -> Iterator[str]:
-    """The tree, a line for each object. What appeared before is pointed to, not repeated."""
-    seen: dict[Any, str] = {}  # to where it appeared first, once that is asked for
+    """The tree, one line for each object. An object that has appeared before becomes a reference."""
+    seen: dict[Any, str] = {}  # to the place where it first appeared, once that is needed
     stack: list[tuple[int, str, Any]] = [(0, "", root)]
     while stack:
         depth, label, value = stack.pop()
@@ -51,14 +51,14 @@ def lines(root: Any) -> Iterator[str]:
 
 
 def count_parameters(root: Any) -> tuple[int, int]:
-    """Modules that have a `weight` or `bias`, and the elements of these; each object once."""
+    """The number of modules with a `weight` or `bias`, and of elements in these. Each object counts once."""
     objects = [value for value in walk(root) if isinstance(value, TorchObject)]
     sizes = [sum(obj[name].numel for name in PARAMETERS if isinstance(obj.get(name), Tensor)) for obj in objects]
     return sum(map(bool, sizes)), sum(sizes)
 
 
 def _sort(value: Table | TorchObject) -> tuple[list[str], list[tuple[str, Any]]]:
-    """Fields short enough for the object's own line, and those that get lines of their own."""
+    """Fields that are short enough for the object's own line, and fields that get separate lines."""
     plain: list[str] = []
     nested: list[tuple[str, Any]] = []
     for key, child in value.items():

@@ -1,11 +1,11 @@
 """The proof that a conversion is right: the file's own graph, run literally, against ResNeXt with the new weights.
 
-Two readings of the file that share no code but the reader must agree, stage by stage, on random images; where
+These are two independent readings of the file, which share only the reader. They must agree on random images. If
 torchvision can be imported, its model with the same weights must agree as well.
 
-They run in float32 first, where the same sums in another order differ by rounding. In a deep network of form A or B, or
-one with large biases in its convolutions, that can exceed the tolerance. Then both run again in double precision, with
-the file's values as they were before rounding: what is right agrees there, and what is wrong differs just as much.
+They run in float32 first, where sums in another order differ by rounding. In a deep network of form A or B, or with
+large convolution biases, the difference can exceed the tolerance. Then both run again in double precision, with the
+file's values before rounding. There a right conversion agrees, and a wrong one differs as much as before.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from resnext.model import ResNeXt
 from . import graph
 from .mapping import Conversion
 
-TOLERANCES = {torch.float32: 1e-6, torch.float64: 1e-12}  # of the logits, relative, in the Euclidean norm
+TOLERANCES = {torch.float32: 1e-6, torch.float64: 1e-12}  # of the logits: relative error in the Euclidean norm
 BATCH = 2
 SEED = 0
 
@@ -46,14 +46,14 @@ class Proof:
     """The outcome: data for the sidecar, and `table()` for people.
 
     Attributes:
-        passed: whether the two agree.
-        reason: in one line, by how much they differ and how much is allowed.
-        stages: the output of each stage, in float32.
-        logits: the networks' output, in float32.
-        double: the networks' output in double precision, run where float32 is beyond its tolerance, and decisive then.
-        first_difference: the first stage that is not bit-equal in float32, None where all are.
-        torchvision: how its model compares in the precision that decides, or why there is none to compare with.
-        dtype, tolerance: the precision that decides, and how large a relative error of the logits it allows.
+        passed: whether the two readings agree.
+        reason: in one line, how large the difference is and how much is allowed.
+        stages: comparison of each stage's output, in float32.
+        logits: comparison of the logits, in float32.
+        double: the same in double precision, which decides if float32 exceeds its tolerance; None if not needed.
+        first_difference: the first stage that is not bit-equal in float32, None if all are.
+        torchvision: how torchvision's model compares in the deciding precision, or why it was not compared.
+        dtype, tolerance: the deciding precision, and the relative error of the logits that it allows.
         image_size, batch, seed: of the random images.
     """
 
@@ -75,7 +75,7 @@ class Proof:
         return asdict(self)
 
     def table(self) -> str:
-        """What was compared, a line each."""
+        """The comparisons, one per line, and the verdict."""
         rows = [("", "shape", "bit-equal", "relative error", "largest error")]
         for item in [*self.stages, self.logits, *([self.double] if self.double else [])]:
             shape = "x".join(map(str, item.shape))
@@ -88,9 +88,9 @@ class Proof:
 def verify(conversion: Conversion, progress: Callable[[list[Any]], Iterable[Any]] = iter) -> Proof:
     """Run both readings of the file on the same random images, in evaluation mode.
 
-    Passes if the logits are finite and agree within the tolerance of float32, or else within that of float64; and
-    torchvision's, where it has such a network, too.
-    `progress` wraps the loops over the networks. Raises UnsupportedLayerError for a graph that cannot be run.
+    Passes if the logits are finite and agree within the tolerance of float32, or else of float64. torchvision's logits
+    must agree too, if it has such a network. `progress` wraps the loops over the networks. Raises T7Error for a graph
+    that cannot be run, such as an UnsupportedLayerError.
     """
     single = _compare(conversion, torch.float32, progress)
     double = None
@@ -162,7 +162,7 @@ def _compare(conversion: Conversion, dtype: torch.dtype, progress: Callable[[lis
     with _one_thread():
         try:
             outputs = [_run(network, stages, images) for network, stages in progress(networks)]
-        except (RuntimeError, IndexError, ValueError) as error:  # shapes that do not fit, say
+        except (RuntimeError, IndexError, ValueError) as error:  # such as shapes that do not fit
             raise conversion.model.error(f"the file's graph cannot be run: {str(error).splitlines()[0]}") from None
     expected, got = outputs[0], outputs[1]
     stages = [compare(name, got[name], expected[name]) for name in literal_stages]
@@ -173,7 +173,7 @@ def _compare(conversion: Conversion, dtype: torch.dtype, progress: Callable[[lis
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """The order of sums, and so the last digits of the proof, must not depend on how many cores there are."""
+    """The number of cores must not change the order of sums and with it the last digits of the proof."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -183,7 +183,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def compare(name: str, got: Tensor, expected: Tensor) -> Comparison:
-    """Compare two tensors; other shapes count as an infinite error, NaN on either side as one that is NaN."""
+    """Compare two tensors. Different shapes give an infinite error; NaN on either side gives NaN."""
     shape = tuple(got.shape)
     if shape != tuple(expected.shape):
         return Comparison(name, shape, False, math.inf, math.inf)
@@ -201,7 +201,7 @@ def _stages(network: ResNeXt) -> dict[str, nn.Module]:
 
 
 def _run(network: nn.Module, stages: dict[str, nn.Module], images: Tensor) -> dict[str, Tensor]:
-    """Logits, and the output of each stage as it was when the stage gave it (later layers may work in place)."""
+    """The logits, and a copy of each stage's output, taken at once since later layers may work in place."""
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
@@ -221,14 +221,14 @@ def _run(network: nn.Module, stages: dict[str, nn.Module], images: Tensor) -> di
 
 
 def _torchvision_model(conversion: Conversion) -> tuple[nn.Module | None, str]:
-    """torchvision's network with the converted weights, or None and why there is none."""
+    """torchvision's network with the converted weights, or None and the reason."""
     architecture = conversion.architecture
     if architecture.stem != "imagenet" or architecture.shortcut != "B" or architecture.in_channels != 3:
-        return None, "not compared, it has no such network"
+        return None, "not compared; it has no such network"
     try:
         from torchvision.models.resnet import Bottleneck, ResNet
     except (ImportError, RuntimeError) as error:  # RuntimeError: its compiled part does not fit this torch
-        return None, f"not compared, it cannot be imported here ({str(error).splitlines()[0]})"
+        return None, f"not compared; it cannot be imported here ({str(error).splitlines()[0]})"
     with torch.device("meta"):
         model = ResNet(
             Bottleneck,

@@ -1,8 +1,8 @@
 """A literal graph as Python code: one class with named submodules and a forward without loops.
 
-The graph is traced on the meta device, without values, so that each line can say the shape of its result and nothing
-large is made. Containers become code. Layers become submodules, created by the call that is their `repr`. The classes
-that PyTorch does not have are copied into the file.
+The graph is traced on the meta device, without values, so that each line can show the shape of its result at no cost.
+Containers become code. Layers become submodules, created by the call in their `repr`. Classes that PyTorch lacks are
+copied into the file.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torch import Tensor, nn
 from ..graph.registry import Flow, Value, error, flattened, takes_list
 from .text import WIDTH, constructor, definitions, fit, is_ours
 
-# What a submodule is called, where its class in lower case would say less.
+# Names of submodules, where the lower-case class name would say less.
 PREFIXES = {"Linear": "fc", "CAddTable": "add", "JoinTable": "join", "ConvTranspose2d": "upconv", "PReLU": "prelu"}
 NAMES = ("x", "y", "z", "u", "v", "w", *(f"x{i}" for i in range(1, 100_000)))
-MAX_CALLS = 200_000  # of PyTorch's functions for one input
-MAX_PRODUCTS = 2**43  # minutes; VGG-19 has 2^35
-MAX_VALUES = 2**29  # in all tensors that one input makes; VGG-19 makes 2^25 of 224 x 224 pixels
+MAX_CALLS = 200_000  # of torch functions for one input
+MAX_PRODUCTS = 2**43  # of multiplications, which take minutes; VGG-19 needs 2^35
+MAX_VALUES = 2**29  # in all tensors that one input creates; 2^25 in VGG-19 for 224 x 224 pixels
 
 
 @dataclass(eq=False)
 class Variable:
-    """A tensor without values. It lies in the variable `name` or, if `part` is set, in a list of that name."""
+    """A tensor without values, in the variable `name` or, if `part` is set, in a list of that name."""
 
     tensor: Tensor
     name: str = ""
@@ -51,9 +51,9 @@ class Line:
 
 
 def generate(root: nn.Module, class_name: str, shape: Sequence[int], docstring: str) -> tuple[str, dict[str, Tensor]]:
-    """Code of a class that computes what `root` does, with all that it needs but imports; and its state_dict.
+    """The code of a class that computes the same as `root`, with all definitions except imports; and its state_dict.
 
-    Raises T7Error where `root` does not take an input of `shape`.
+    Raises T7Error if `root` does not take an input of `shape`.
     """
     trace = Trace(root, shape)
     state = {
@@ -74,13 +74,13 @@ def generate(root: nn.Module, class_name: str, shape: Sequence[int], docstring: 
 
 
 class Trace(Flow):
-    """What a graph does with an input of a shape, a line for each call. Raises T7Error where it does not take it.
+    """The calls that a graph makes for an input of a shape. Raises T7Error if it does not take such an input.
 
     Attributes:
         lines: the calls, in order.
-        output: the variable, or list of variables, that holds the result.
-        names: the submodules that are called, and what they are called.
-        functions: the functions that are called.
+        output: the variable, or list of variables, with the result.
+        names: the submodules in use, with their names.
+        functions: the functions in use.
     """
 
     def __init__(self, root: nn.Module, shape: Sequence[int]) -> None:
@@ -156,7 +156,7 @@ class Trace(Flow):
 
 
 def _products(layer: nn.Module) -> int:
-    """How many values go into one result of a layer that has a weight or a window."""
+    """How many products go into one value of the output of a layer with a weight or a window."""
     weight, window = getattr(layer, "weight", None), getattr(layer, "kernel_size", 1)
     if isinstance(weight, Tensor):
         return weight.numel() // max(len(weight), 1)
@@ -164,7 +164,7 @@ def _products(layer: nn.Module) -> int:
 
 
 class _Limits(torch.overrides.TorchFunctionMode):
-    """Raises RuntimeError once a network has called too many of PyTorch's functions, or made too many values."""
+    """Raises RuntimeError once a network has called too many torch functions or created too many values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -175,14 +175,12 @@ class _Limits(torch.overrides.TorchFunctionMode):
         self.calls += 1
         self.values += out.numel() if isinstance(out, Tensor) else 0
         if self.calls > MAX_CALLS or self.values > MAX_VALUES:
-            raise RuntimeError(
-                f"the network makes more than {MAX_VALUES} values, or them in more than {MAX_CALLS} steps"
-            )
+            raise RuntimeError(f"the network makes more than {MAX_VALUES} values or takes more than {MAX_CALLS} steps")
         return out
 
 
 def _forward(trace: Trace) -> list[str]:
-    """The body of the forward. The result of a line takes the name of a variable that nobody needs any more."""
+    """The body of the forward. Results reuse the names of variables that are no longer needed."""
     for variable in flattened(trace.output):
         variable.last_use = len(trace.lines)
     lines, lists, used = [], 0, {"x": trace.input}

@@ -1,4 +1,4 @@
-"""The shape of what a network takes, inferred from what the file kept or from what the network runs on."""
+"""The shape of a network's input, inferred from the file or by trying what the network runs on."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ..graph.registry import flattened, takes_list
 from ..t7 import Storage, T7Error, TorchObject, walk
 from .generate import Trace
 
-# Sides to try, the likely ones first: a network that ends in Linear runs on one of them only.
+# Sides to try, the likely ones first. A network that ends in Linear runs on only one of them.
 SIDES = (224, 32, 64, 128, 256, 299, 227, 231, 221, 28, 48, 96, 112, 160, 192, 240, 320, 384, 448, 512, 16, 8)
 FRAMES = (16, 8, 32, 4)
 
 
 class InputShapeError(ValueError):
-    """The shape of the input cannot be inferred, or is not one that the network takes."""
+    """The shape of the input cannot be inferred."""
 
 
 def infer(obj: TorchObject, network: nn.Module) -> tuple[int, ...]:
-    """Shape of an input of one sample. Raises InputShapeError where no plausible one is found."""
+    """Shape of an input of one sample. Raises InputShapeError if the network runs on no plausible one."""
     if takes_list(_first_layer(network)):
         raise InputShapeError("the network takes a table of inputs; only networks that take one tensor can be written")
     for shape in [*_kept(obj), *_plausible(network)]:
@@ -37,7 +37,7 @@ def _first_layer(network: nn.Module) -> nn.Module:
 
 
 def _kept(obj: TorchObject) -> list[tuple[int, ...]]:
-    """What a used cudnn layer remembers, if it is the first of the file."""
+    """The size of its last input that a cudnn layer keeps, if it is the first layer with weights."""
     for node in walk(obj):
         if isinstance(node, TorchObject) and "weight" in node:
             size = node.get("iSize")
@@ -69,8 +69,8 @@ def _plausible(network: nn.Module) -> Iterator[tuple[int, ...]]:
 
 
 def _runs(network: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Whether the network takes a batch of two and gives two results: View turns a wrong size into a larger batch."""
-    for batch in (2, 1):  # a network may be made for one sample only
+    """Whether the network takes two samples and returns two results: View turns a wrong size into a larger batch."""
+    for batch in (2, 1):  # a network may take only one sample
         try:
             output = Trace(network, (batch, *shape[1:])).output
         except T7Error:

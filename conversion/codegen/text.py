@@ -1,4 +1,4 @@
-"""The text of what convert_graph.py writes: calls, definitions and imports, as a formatter would leave them."""
+"""The text that convert_graph.py writes: calls, definitions and imports, in a formatter's layout."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ WIDTH = 120
 
 
 def constructor(module: nn.Module) -> str:
-    """The call that makes a module like this one: its repr without what is the default anyway.
+    """The call that creates a module like this one: its repr without arguments that have their default value.
 
-    PyTorch's own repr names every option, some of them unknown to older releases.
+    The repr of PyTorch's modules names every option, including some that older releases do not know.
     """
     call = ast.parse(repr(module), mode="eval").body
     if not isinstance(call, ast.Call):
-        raise TypeError(f"the repr of a module is no call: {module!r}")
+        raise TypeError(f"expected a call as the repr of a module, got {module!r}")
     defaults = inspect.signature(type(module)).parameters
     call.keywords = [
         keyword for keyword in call.keywords if keyword.arg and _literal(keyword.value) != defaults[keyword.arg].default
@@ -33,7 +33,7 @@ def constructor(module: nn.Module) -> str:
 
 
 class _NotFinite(ast.NodeTransformer):
-    """inf and nan, as Python shows them, to what Python reads."""
+    """Replaces inf and nan, which Python prints but cannot read."""
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.parse(f'float("{node.id}")', mode="eval").body if node.id in ("inf", "nan") else node
@@ -47,12 +47,12 @@ def _literal(node: ast.expr) -> Any:
 
 
 def is_ours(value: Any) -> bool:
-    """Whether a class or function is one of `conversion.graph`, whose source is copied."""
+    """Whether a class or function belongs to `conversion.graph`, so that its code must be copied."""
     return str(getattr(value, "__module__", "")).startswith(graph.__name__)
 
 
 def fit(start: str, call: str) -> list[str]:
-    """`start` and a call or list as lines of at most WIDTH, broken as a formatter would break them."""
+    """`start` and a call or list as lines of at most WIDTH, broken as a formatter breaks them."""
     if len(start + call) <= WIDTH:
         return [start + call]
     indent = " " * (len(start) - len(start.lstrip()))
@@ -71,7 +71,7 @@ def fit(start: str, call: str) -> list[str]:
 
 
 def _split(arguments: str) -> list[str]:
-    """Arguments at their commas, but for those inside brackets."""
+    """The arguments, split at commas outside brackets."""
     parts, depth = [""], 0
     for char in arguments:
         depth += (char in "([") - (char in ")]")
@@ -83,7 +83,7 @@ def _split(arguments: str) -> list[str]:
 
 
 def definitions(objects: set[Any]) -> list[str]:
-    """Definitions of the classes and functions that are not PyTorch's, each behind those that it uses."""
+    """Definitions of the classes and functions that are ours, each after the ones that it uses."""
     found: dict[str, str] = {}
 
     def add(value: Any) -> None:
@@ -105,7 +105,7 @@ def definitions(objects: set[Any]) -> list[str]:
 
 
 def _globals(table: symtable.SymbolTable) -> set[str]:
-    """The names that functions look up outside themselves."""
+    """The global names in the code."""
     names = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
     return names.union(*map(_globals, table.get_children()))
 

@@ -1,7 +1,7 @@
 """Any Torch7 `nn` graph as an nn.Module, literally: the file's own modules in the file's own order.
 
-Knows nothing of ResNeXt. Together with `mapping`, which knows nothing of running a graph, it makes the proof: two
-independent readings of one file, held against each other by `verify`.
+Knows nothing of ResNeXt, as `mapping` knows nothing of running a graph. So the two are independent readings of a file,
+which `verify` compares to prove a conversion.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from . import activation, containers, convolution, linear, normalisation, poolin
 from .registry import BUILDERS, CHILDREN, VIEWS, Flow, Value, error, flattened
 
 THEMES = (activation, containers, convolution, linear, normalisation, pooling, shape, tables)
-MAX_CALLS = 20_000  # of modules for one input: 45 levels of Sequential{m, m} mean 2^45; a ResNet of 1,000 layers, 7,000
+MAX_CALLS = 20_000  # of modules for one input: 7,000 in a ResNet of 1,000 layers, 2^45 in 45 levels of Sequential{m, m}
 
 
 class UnsupportedLayerError(T7Error):
-    """The graph holds classes that there is no builder for; the message lists each with the paths of its objects."""
+    """The graph holds classes without a builder. The message lists each with the paths of its objects."""
 
 
 def to_module(obj: Any) -> nn.Module:
-    """The graph that starts at a module object, in evaluation mode, with the file's weights (and sharing its storages).
+    """The graph below a module object, in evaluation mode, with the file's weights. Shared storages stay shared.
 
-    Each nn.Module has the attribute `torch7_path`, the object path of what it was made from. An object that appears
-    twice in the graph is one nn.Module. Weights keep their precision, except that half becomes float32.
+    The attribute `torch7_path` of each nn.Module is the object path of the object that it was made from. An object that
+    appears twice in the graph is one nn.Module. Weights keep their precision, except that half becomes float32.
 
-    Raises UnsupportedLayerError that lists everything unsupported at once, and T7Error for a graph that makes no sense,
-    that uses the result of a module after the same module was called again, or that would take very long to run.
+    Raises UnsupportedLayerError, which lists everything unsupported at once, and T7Error for a graph that is invalid,
+    uses the result of a module after the same module was called again, or would take very long to run.
     """
     if not isinstance(obj, TorchObject):
         raise T7Error(f"expected a module such as nn.Sequential, got {obj!r}")
@@ -45,7 +45,7 @@ def to_module(obj: Any) -> nn.Module:
 
 
 def modules_by_path(module: nn.Module) -> dict[str, nn.Module]:
-    """The modules of a graph from `to_module` by the object path in the file that each was made from."""
+    """The modules of a graph from `to_module` by their object paths in the file."""
     return {str(child.torch7_path): child for child in module.modules() if hasattr(child, "torch7_path")}
 
 
@@ -54,7 +54,7 @@ def _children(obj: TorchObject) -> list[TorchObject]:
 
 
 def _check_supported(root: TorchObject) -> None:
-    """Look at every module once, so that all that is unsupported is reported together."""
+    """Raise one error for everything that is unsupported."""
     unsupported: dict[str, list[str]] = {}
     for obj in walk(root, _children):
         if isinstance(obj, TorchObject) and obj.class_name not in BUILDERS:
@@ -66,7 +66,9 @@ def _check_supported(root: TorchObject) -> None:
 
 class _Builder:
     def __init__(self) -> None:
-        self.built: dict[TorchObject, tuple[nn.Module, int]] = {}  # and how many calls one of it means
+        self.built: dict[
+            TorchObject, tuple[nn.Module, int]
+        ] = {}  # with the number of calls of modules that one call makes
         self.open: set[TorchObject] = set()
 
     def build(self, obj: TorchObject) -> nn.Module:
@@ -84,7 +86,7 @@ class _Builder:
         if calls > MAX_CALLS:
             raise obj.error(f"expected at most {MAX_CALLS} calls of modules for one input, got {calls}")
         module = BUILDERS[obj.class_name](obj, *(child for child, _ in children))
-        if not hasattr(module, "torch7_path"):  # what a decorator decorates keeps its own
+        if not hasattr(module, "torch7_path"):  # a decorated module keeps its own
             module.torch7_path = obj.path  # type: ignore[assignment]
         self.built[obj] = module, calls
         return module, calls
@@ -93,10 +95,11 @@ class _Builder:
 class _Outputs(Flow):
     """Refuses a graph in which Torch7 overwrites a result that is still in use.
 
-    Each Torch7 module keeps one output, which its next call overwrites. Where the earlier result is still in use, as in
-    an nn.ParallelTable that holds one module twice, Torch7 goes on with other values than PyTorch would.
+    Each Torch7 module has one output, which its next call overwrites. If the earlier result is still in use, as in an
+    nn.ParallelTable that holds one module twice, Torch7 continues with different values than PyTorch.
 
-    A value is a list of values, or the outputs that its tensor may lie in: pairs of a module and which call of it.
+    A value is a list of values, or the set of outputs that its tensor may lie in: pairs of a module and the number of
+    its call.
     """
 
     def __init__(self) -> None:
@@ -135,7 +138,7 @@ class _Outputs(Flow):
     def write(self, module: nn.Module, value: Value) -> Value:
         self.read(value)
         call = self.counts.get(module, 0)
-        if any((module, call) in tensor for tensor in flattened(value)):  # it would read what it is writing
+        if any((module, call) in tensor for tensor in flattened(value)):  # it would overwrite its own input
             raise _overwritten(module)
         self.counts[module] = call + 1
         return frozenset({(module, call + 1)})

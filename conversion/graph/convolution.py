@@ -15,7 +15,7 @@ DILATION = {2: "dilationH dilationW", 3: "dilationT dilationH dilationW"}
 
 
 def padding(obj: TorchObject, dims: int) -> tuple[int, ...]:
-    """padT, padH and padW; files older than those fields have `padding` for height and width, or none."""
+    """padT, padH and padW. Older files have `padding` for both height and width, or nothing."""
     both = obj.integer("padding", 0, minimum=0)
     return obj.integers("padH padW" if dims == 2 else "padT padH padW", both, minimum=0)
 
@@ -28,8 +28,8 @@ def with_bias(obj: TorchObject, weight: Tensor, outputs: int) -> dict[str, Tenso
 @builds("nn.SpatialConvolution", "nn.SpatialConvolutionMM", "nn.SpatialDilatedConvolution", dims=2)
 @builds("cudnn.SpatialConvolution", dims=2)
 @builds("nn.VolumetricConvolution", "nn.VolumetricDilatedConvolution", "cudnn.VolumetricConvolution", dims=3)
-def convolution(obj: TorchObject, dims: int) -> nn.Module:
-    """Spatial and Volumetric, MM, cudnn with groups, dilated. The oldest nn.SpatialConvolutionMM has no dW and dH."""
+def _convolution(obj: TorchObject, dims: int) -> nn.Module:
+    """Only cudnn's have groups. The oldest nn.SpatialConvolutionMM have no dW and dH; their stride is 1."""
     inputs, outputs, groups, kernel = _planes(obj, dims)
     tensors = with_bias(obj, stored(obj, "weight", (outputs, inputs // groups, *kernel)), outputs)
     return filled(
@@ -48,10 +48,10 @@ def convolution(obj: TorchObject, dims: int) -> nn.Module:
 
 @builds("nn.SpatialFullConvolution", "cudnn.SpatialFullConvolution", dims=2)
 @builds("nn.VolumetricFullConvolution", "cudnn.VolumetricFullConvolution", dims=3)
-def full_convolution(obj: TorchObject, dims: int) -> nn.Module:
-    """SpatialFullConvolution and its like: the transposed convolution. `adj` is PyTorch's output_padding."""
+def _full_convolution(obj: TorchObject, dims: int) -> nn.Module:
+    """Transposed convolution; `adj` is PyTorch's output_padding."""
     inputs, outputs, groups, kernel = _planes(obj, dims)
-    if dims == 3 and "adjW" not in obj:  # an early version: other names, and the weight the other way round
+    if dims == 3 and "adjW" not in obj:  # an early version, with other names and the planes of the weight swapped
         weight = stored(obj, "weight", (outputs, inputs, *kernel)).transpose(0, 1).contiguous()
         pads: Any = obj.integers("pT pH pW", 0, minimum=0) if "pW" in obj else padding(obj, dims)
     else:

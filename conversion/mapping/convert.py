@@ -1,6 +1,6 @@
 """A ResNeXt in a Torch7 file as an architecture and a state_dict.
 
-Shares nothing with `graph` but the reader: the two are independent readings of one file, for `verify` to compare.
+Shares only the reader with `graph`: the two are independent readings of a file, which `verify` compares.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Conversion:
         state_dict: its weights, float32, under torchvision's names.
         model: the network's root object in the file.
         source_form: "B" or "C", the form of the bottlenecks in the file.
-        image_size: height and width in pixels of the input that the file's average pooling is made for.
-        stages: name of each stage to the object path of a module that gives its output.
-        notes: whatever was not taken over as it stands, for people to read.
-        form: of the state_dict.
-        exact: those of its tensors that were rounded, as they were before, in double precision.
+        image_size: height and width in pixels of the input that fits the file's average pooling.
+        stages: maps each stage to the object path of a module with the stage's output.
+        notes: whatever was not copied unchanged, for people to read.
+        form: the form of the state_dict.
+        exact: the values of the rounded tensors before rounding.
     """
 
     architecture: Architecture
@@ -48,7 +48,7 @@ class Conversion:
     exact: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def in_form(self, form: str) -> Conversion:
-        """The same with the state_dict rewritten. Raises ValueError for an unknown form."""
+        """The same conversion in another form. Raises ValueError for an unknown form."""
         if form == self.form:
             return self
         state_dict = convert_state_dict(self.state_dict, self.form, form)
@@ -56,7 +56,7 @@ class Conversion:
         return replace(self, state_dict=state_dict, exact=exact, form=form)
 
     def unrounded(self) -> Conversion:
-        """The same in double precision. Raises T7Error where the state_dict is not what its values round to."""
+        """The same in double precision. Raises T7Error if the state_dict does not match the file's rounded values."""
         for name, value in self.exact.items():
             if not torch.equal(_rounded(name, value), self.state_dict[name]):
                 raise self.model.error(f"{name} is not what the file's values round to")
@@ -68,9 +68,9 @@ class Conversion:
 def convert(root: Any, progress: Callable[[list[Any]], Iterable[Any]] = iter) -> Conversion:
     """Convert the root object of a file (`t7.load`): a network, or a table or DataParallelTable that holds one.
 
-    Every parameter and running statistic is used exactly once and every entry of the state_dict filled exactly once.
-    `progress` wraps the loop over the layers. Raises T7Error that says where the file is not a ResNeXt, what is left
-    over or missing, or which values cannot be right.
+    It uses every parameter and running statistic exactly once, and fills every entry of the state_dict exactly once.
+    `progress` wraps the loop over the layers. Raises T7Error, which says where the file is not a ResNeXt, what is left
+    over or missing, or which values are wrong.
     """
     network = recognise(root)
     reader = ParameterReader()
@@ -78,7 +78,7 @@ def convert(root: Any, progress: Callable[[list[Any]], Iterable[Any]] = iter) ->
     state_dict: dict[str, torch.Tensor] = {}
     exact: dict[str, torch.Tensor] = {}
     for key in network.empty.state_dict():
-        if key.endswith("num_batches_tracked"):  # PyTorch's own counter, which Torch7 does not keep
+        if key.endswith("num_batches_tracked"):  # PyTorch's own counter, unknown to Torch7
             state_dict[key] = torch.tensor(0)
         elif key in values:
             value = values.pop(key)
@@ -102,7 +102,7 @@ def convert(root: Any, progress: Callable[[list[Any]], Iterable[Any]] = iter) ->
 
 
 def _rounded(name: str, value: torch.Tensor) -> torch.Tensor:
-    """A value as float32, and a variance that rounding brought below 0 as 0."""
+    """A value as float32; a variance below 0 from rounding becomes 0."""
     return value.float().clamp(min=0) if name.endswith("running_var") else value.float()
 
 
@@ -112,9 +112,9 @@ def _values(
     """The parameters and statistics by their names in `ResNeXt`."""
     empty = network.empty
     values: dict[str, np.ndarray] = {}
-    for (convolution, norm), sources in progress(list(network.layers.items())):
+    for (convolution, norm), pairs in progress(list(network.layers.items())):
         weight, vectors = reader.conv_norm(
-            cast(nn.Conv2d, empty.get_submodule(convolution)), cast(nn.BatchNorm2d, empty.get_submodule(norm)), sources
+            cast(nn.Conv2d, empty.get_submodule(convolution)), cast(nn.BatchNorm2d, empty.get_submodule(norm)), pairs
         )
         values[f"{convolution}.weight"] = weight
         values |= {f"{norm}.{name}": value for name, value in vectors.items()}

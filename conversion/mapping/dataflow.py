@@ -1,9 +1,9 @@
-"""What a Torch7 network computes in evaluation, freed from how it is written: operations on tensors.
+"""What a Torch7 network computes in evaluation, however it is written: operations on tensors.
 
-One pass over the file's modules. Containers and tables disappear; so does every layer that does nothing in evaluation,
-and layers that compute the same are of one kind. What a layer's fields say about its size is for `structure` to read.
+One pass over the file's modules. Containers, tables and layers that do nothing in evaluation disappear, and layers that
+compute the same get the same kind. `structure` reads the fields with their sizes.
 
-    taken away where                      layer
+    removed if                            layer
     always                                Identity, Contiguous, FlattenTable, GradientReversal, L1Penalty, ZeroGrad, …
     its output is float or double         Copy
     it is of version 2, or p is 0         Dropout (SpatialDropout: p is 0)
@@ -14,8 +14,8 @@ and layers that compute the same are of one kind. What a layer's fields say abou
     it only holds another module          Decorator, Serial, DontCast, NaN, DataParallelTable (its first)
     it only reorders a table              ReverseTable
 
-Refused here, whatever the rest of the network is: a module that contains itself; a module whose output is used after
-the same module, or a layer that works in place, has overwritten it; and a network of more than MAX_CALLS calls.
+It refuses any network with a module that contains itself; with a module whose output is used after the same module, or
+a layer that works in place, has overwritten it; or with more than MAX_CALLS calls.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ class Op:
     """A tensor, and the layer that computes it from others.
 
     Attributes:
-        kind: what the layer does, a value of `KINDS`; its class name where nothing here knows it.
+        kind: what the layer does, a value of `KINDS`, or its class name if it is not known.
         obj: the module.
-        inputs: the tensors it takes.
-        users: the operations that take its output, once for each time.
-        givers: the modules whose output it is, from the inside out: a container gives what its last module gives.
+        inputs: the tensors that it takes.
+        users: the operations that take its output, once for each use.
+        givers: the modules whose output it is, innermost first: a container returns the output of its last module.
     """
 
     kind: str
     obj: TorchObject
     inputs: tuple[Op, ...]
-    memory: object  # which buffer of Torch7 the tensor lies in, and how often that had been written to by then
-    written: int
+    memory: object  # the Torch7 buffer that holds the tensor
+    written: int  # how often that buffer had been written by then
     users: list[Op] = field(default_factory=list)
     givers: list[TorchObject] = field(default_factory=list)
 
@@ -59,7 +59,7 @@ Value = Union[Op, "list[Value]"]  # a table of tensors is a list
 
 @dataclass(frozen=True)
 class Dataflow:
-    """The operations of a network: its input, which no layer computes, its output, and how often each module runs."""
+    """The operations of a network, from its input to its output, and how often each module runs."""
 
     input: Op
     output: Op
@@ -72,15 +72,15 @@ def trace(model: TorchObject) -> Dataflow:
     image = Op("input", model, (), memory=None, written=0)
     output = tracer.run(model, image)
     if not isinstance(output, Op):
-        raise model.error("expected a network that gives a tensor; this one gives a table")
+        raise model.error("expected a network that returns a tensor; this one returns a table")
     seen, stack = {output}, [output]
     while stack:
         op = stack.pop()
-        for source in op.inputs:
-            source.users.append(op)
-            if source not in seen:
-                seen.add(source)
-                stack.append(source)
+        for taken in op.inputs:
+            taken.users.append(op)
+            if taken not in seen:
+                seen.add(taken)
+                stack.append(taken)
     return Dataflow(image, output, tracer.calls)
 
 
@@ -133,7 +133,7 @@ def _drops_nothing(obj: TorchObject) -> bool:
     return not obj.boolean("stochastic_inference", False) and (not scales or obj.number("p", 0.5) == 0)
 
 
-# Layers that do nothing in evaluation, and where that depends on their fields, on which.
+# Layers that do nothing in evaluation, and the condition on their fields.
 _NOTHING: dict[str, Callable[[TorchObject], bool]] = {
     "nn.AddConstant": lambda obj: not isinstance(obj["constant_scalar"], Tensor) and obj.number("constant_scalar") == 0,
     "nn.Contiguous": _always,
@@ -178,7 +178,7 @@ _RELU: dict[str, Callable[[TorchObject], bool]] = {
     "nn.HardTanh": _ranges("min_val", "max_val", -1, 1),
 }
 
-# What cudnn's descriptors are made from must agree with the class.
+# cudnn creates its descriptors from the mode, so that must agree with the class.
 _CUDNN_MODES = {
     "cudnn.ReLU": ("CUDNN_ACTIVATION_RELU",),
     "cudnn.SpatialBatchNormalization": ("CUDNN_BATCHNORM_SPATIAL", "CUDNN_BATCHNORM_SPATIAL_PERSISTENT"),
@@ -210,7 +210,7 @@ class _Tracer:
         self.total = 0
 
     def run(self, obj: TorchObject, value: Value) -> Value:
-        """What a module gives for an input."""
+        """The output of a module for an input."""
         self.total += 1
         self.calls[obj] += 1
         if self.total > MAX_CALLS or len(self.open) > MAX_NESTED:
@@ -218,14 +218,12 @@ class _Tracer:
         if obj in self.open:
             raise obj.error("not a ResNeXt: the module contains itself")
         self.open.append(obj)
-        out = self._container(obj, value) if obj.class_name in _CONTAINERS else self._layer(obj, value)
+        container = _CONTAINERS.get(obj.class_name)
+        out = container(self, obj, value) if container else self._layer(obj, value)
         self.open.pop()
         if isinstance(out, Op):
             out.givers.append(obj)
         return out
-
-    def _container(self, obj: TorchObject, value: Value) -> Value:
-        return _CONTAINERS[obj.class_name](self, obj, value)
 
     def sequential(self, obj: TorchObject, value: Value) -> Value:
         for child in obj.objects():
@@ -236,7 +234,7 @@ class _Tracer:
         held = obj.objects()
         if not held:
             raise obj.error(f"expected {obj.class_name} to hold a network")
-        return self.run(held[0], value)  # an nn.DataParallelTable's others are copies on other GPUs
+        return self.run(held[0], value)  # the others of an nn.DataParallelTable are copies on other GPUs
 
     def concat_table(self, obj: TorchObject, value: Value) -> Value:
         return [self.run(child, value) for child in obj.objects()]
@@ -295,16 +293,16 @@ class _Tracer:
         return value  # type: ignore[return-value]
 
     def _op(self, kind: str, obj: TorchObject, inputs: list[Op]) -> Op:
-        """A new tensor, or the input where the operation leaves it as it is."""
-        for source in inputs:
-            if self.written[source.memory] != source.written:
+        """A new tensor, or the only input of an operation that joins or adds."""
+        for taken in inputs:
+            if self.written[taken.memory] != taken.written:
                 raise obj.error(
-                    f"the output of {source.obj!r} is used here, after another call or a layer in place overwrote it"
+                    f"the output of {taken.obj!r} is used here, after another call or a layer in place overwrote it"
                 )
         if kind in ("addition", "join") and len(inputs) == 1:
             return inputs[0]
         memory = inputs[0].memory if kind in _ALIASES or obj.boolean("inplace", False) else obj
-        if memory is obj and any(source.memory is obj for source in inputs):
+        if memory is obj and any(taken.memory is obj for taken in inputs):
             raise obj.error(f"{obj.class_name} overwrites its own input: it appears more than once in the network")
         self.written[memory] += kind not in _ALIASES
         return Op(kind, obj, tuple(inputs), memory, self.written[memory])

@@ -163,7 +163,7 @@ def test_torchvision_that_cannot_be_imported_is_said(imagenet, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision.models.resnet", None)
     proof = verify.verify(imagenet)
     assert proof.passed
-    assert proof.torchvision.startswith("not compared, it cannot be imported here (")
+    assert proof.torchvision.startswith("not compared; it cannot be imported here (")
 
 
 @pytest.mark.parametrize(
