@@ -5,15 +5,15 @@
     branch  = paths (convolution, batch norm, ReLU, convolution, batch norm, ReLU), joined; convolution, batch norm
     head    = the average of each feature map, and a linear layer; written in one of many ways
 
-A file is refused, with the place at fault, where
+A file is refused, and the error names the place, if
 
-- it holds no network, or several; or a network has parameters that it does not use, or uses a layer's twice;
-- a layer is of another kind than this grammar wants, or its output goes elsewhere as well;
-- sizes, strides, paddings, groups or dilation are not those of a ResNeXt (`values` compares those of convolutions);
-- max pooling rounds sizes up, or paths are joined along another dimension than the channels;
-- the head does not average the whole map, sums without dividing, mixes images or channels, or does anything after
-  the classifier;
-- a batch normalization's eps is not 1e-5 (`values`, which lists what numbers are refused).
+- it holds no network or several, or the network has unused parameters or uses the same ones twice;
+- a layer is not of the kind that this grammar expects, or its output is used elsewhere as well;
+- sizes, strides, paddings, groups or dilation do not fit a ResNeXt (`values` checks convolutions);
+- max pooling rounds sizes up, or paths are joined along a dimension other than the channels;
+- the head does not average the whole map, sums without dividing, mixes images or channels, or continues after the
+  classifier;
+- a batch normalization's eps is not 1e-5 (`values` checks it, and lists which numbers are refused).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _POOLED_STRIDE = {"imagenet": 32, "cifar": 4}  # pixels of the input to one of t
 
 @dataclass(frozen=True)
 class ConvNorm:
-    """A convolution and the batch normalization after it; `padding` is what the convolution finds added already."""
+    """A convolution and the batch normalization after it. `padding` is the padding of a layer before them."""
 
     convolution: TorchObject
     norm: TorchObject
@@ -48,7 +48,7 @@ class ConvNorm:
 
 @dataclass(frozen=True)
 class Block:
-    """A bottleneck. Form C has one path; form B has as many as its cardinality, each with its own two convolutions."""
+    """A bottleneck. Form C has one path. Form B has a path of two convolutions for each unit of cardinality."""
 
     paths: list[tuple[ConvNorm, ConvNorm]]
     expand: ConvNorm
@@ -58,16 +58,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Network:
-    """All that is known of a ResNeXt in a file, but for its numbers.
+    """Everything about a ResNeXt in a file except its numbers.
 
     Attributes:
         model: the network's root object.
         architecture: read off the sizes in the file.
-        form: "B" or "C", that of the bottlenecks.
-        image_size: height and width in pixels of the input that the pooling is made for.
-        stages: name of each stage to the object path of a module that gives its output, and runs once.
-        layers: the names of each convolution and its batch normalization in `ResNeXt` to where they are in the file;
-            in form B to those of all paths.
+        form: the form of the bottlenecks, "B" or "C".
+        image_size: height and width in pixels of the input that fits the pooling.
+        stages: maps each stage to the object path of a module with the stage's output, which runs once.
+        layers: maps the names of each convolution and its batch normalization in `ResNeXt` to the layers in the file,
+            several for the paths of form B.
         linear: the classifier.
         empty: the `ResNeXt`, without weights.
     """
@@ -83,7 +83,7 @@ class Network:
 
 
 def recognise(root: Any) -> Network:
-    """The ResNeXt in what a file holds: itself, or the only network in its tables. Raises T7Error where it is none."""
+    """The ResNeXt in the root object of a file: itself, or the only network in its tables. Raises T7Error."""
     model = _find_model(root)
     flow = trace(model)
     stem = _conv_norm(_only_user(flow.input))
@@ -145,7 +145,7 @@ def _keys(table: Table | TorchObject) -> str:
 
 
 def _is_network(obj: TorchObject) -> bool:
-    """Whether a module has parameters, which a criterion's weights and a confusion matrix are not."""
+    """Whether a module has parameters. A criterion's weights and a confusion matrix do not count."""
     return not obj.class_name.endswith("Criterion") and any(
         _parameters(part) for part in walk(obj) if isinstance(part, TorchObject)
     )
@@ -156,7 +156,7 @@ def _parameters(obj: TorchObject) -> list[str]:
 
 
 def _check_all_used(network: Network) -> None:
-    """Raise T7Error that names every parameter and running statistic in the network that belongs to no layer."""
+    """Raise T7Error for a layer that is used twice, and for parameters and running statistics that no layer uses."""
     used = {network.linear}
     for pairs in network.layers.values():
         for pair in pairs:
@@ -178,7 +178,7 @@ def _check_all_used(network: Network) -> None:
 
 
 def _without_replicas(value: Mapping[Any, Any]) -> Iterable[Any]:
-    """What lies in a table or object, less the copies on other GPUs that old files of a DataParallelTable hold."""
+    """The values of a table or object, without the copies for other GPUs in an old DataParallelTable."""
     if isinstance(value, TorchObject) and value.class_name == "nn.DataParallelTable" and "modules" in value:
         return [child for key, child in value["modules"].items() if key == 1]
     return value.values()
@@ -201,12 +201,12 @@ def _expect(op: Op, kind: str) -> Op:
 
 
 def _take(op: Op, kind: str) -> Op:
-    """The layer after another, which must be the only one and of a kind."""
+    """The layer after another one. It must be the only one and of this kind."""
     return _expect(_only_user(op, kind), kind)
 
 
 def _stem_end(stem: ConvNorm) -> tuple[Op, Op | None]:
-    """ReLU and perhaps max pooling, which commute; the later of the two, and the pooling."""
+    """ReLU and perhaps max pooling, in either order: the later of the two, and the pooling."""
     if [user.kind for user in stem.output.users] == ["max pooling"]:
         pooled = stem.output.users[0]
         return _take(pooled, "ReLU"), pooled
@@ -217,7 +217,7 @@ def _stem_end(stem: ConvNorm) -> tuple[Op, Op | None]:
 
 
 def _conv_norm(op: Op) -> ConvNorm:
-    """A convolution, perhaps with its zero padding in a layer before it, and the batch normalization after it."""
+    """A convolution and the batch normalization after it. A layer before it may hold its zero padding."""
     padding = (0, 0)
     if op.kind == "zero padding":
         left, right, top, bottom = op.obj.integers("pad_l pad_r pad_t pad_b", minimum=0)
@@ -229,7 +229,7 @@ def _conv_norm(op: Op) -> ConvNorm:
 
 
 def _block(start: Op) -> Block:
-    """The bottleneck that takes the output of `start`."""
+    """The bottleneck after `start`."""
     shortcut: ConvNorm | None = None
     shortcuts, ends, paths = [], [], {}
     for user in start.users:
@@ -264,7 +264,7 @@ def _block(start: Op) -> Block:
 
 
 def _check_join(obj: TorchObject) -> None:
-    """nn.JoinTable, nn.Concat or nn.DepthConcat along the channels."""
+    """Raise T7Error unless nn.JoinTable, nn.Concat or nn.DepthConcat joins the channels."""
     dimension, inputs = obj.dimension(), obj.integer("nInputDims", 0)
     if (dimension, inputs) not in ((1, 0), (0, 3), (-3, 0), (-3, 3), (1, 4)):
         raise obj.error(
@@ -276,7 +276,7 @@ def _check_join(obj: TorchObject) -> None:
 
 
 def _architecture(stem: ConvNorm, blocks: list[Block], end: Op) -> tuple[Architecture, ResNeXt]:
-    """Depth, cardinality, widths, stem, shortcut type and classes, from the sizes in the file; and its model."""
+    """The architecture, read off the sizes in the file, and its model without weights."""
     outputs = [block.expand.convolution.integer("nOutputPlane") for block in blocks]
     layers = tuple(len(list(group)) for _, group in itertools.groupby(outputs))
     if len(layers) not in (3, 4):
@@ -302,7 +302,7 @@ def _architecture(stem: ConvNorm, blocks: list[Block], end: Op) -> tuple[Archite
 
 
 def _classes(end: Op) -> int:
-    """How many outputs the last layer with weights has."""
+    """The number of outputs of the last layer with weights."""
     last = end
     while end.kind not in ("linear", "convolution"):
         if end.kind not in _HEAD:
@@ -312,7 +312,7 @@ def _classes(end: Op) -> int:
 
 
 def _outputs(op: Op) -> int:
-    """How many outputs a classifier has, which may be a convolution."""
+    """The number of outputs of a classifier, which may be a convolution."""
     if op.kind == "convolution":
         return op.obj.integer("nOutputPlane", minimum=1)
     weight = op.obj.tensor("weight")
@@ -360,12 +360,12 @@ def _path_of(op: Op, flow: Dataflow) -> str | None:
 
 
 def _head(features: Op, channels: int, stem: str) -> tuple[TorchObject, int]:
-    """The classifier, and the height and width of the feature maps that the pooling before it is made for."""
+    """The classifier, and the height and width of the feature maps that fit the pooling before it."""
     layers = list(_chain(features))
     sides = [op.obj.integer("kH") for op in layers if op.kind == "average pooling"]
     nominal = 7 if stem == "imagenet" else 8
     failures = []
-    for side in [*sides[:1], nominal]:  # where several poolings follow each other, the first does not tell
+    for side in [*sides[:1], nominal]:  # if several poolings follow each other, the first does not tell
         try:
             return _Head(channels, side).run(layers), side
         except T7Error as error:
@@ -374,17 +374,17 @@ def _head(features: Op, channels: int, stem: str) -> tuple[TorchObject, int]:
 
 
 def _chain(op: Op) -> Iterator[Op]:
-    """The layers after another up to the network's output, each of which has one successor."""
+    """The layers after `op` up to the network's output. Each must have only one successor."""
     while op.users:
         op = _only_user(op)
         yield op
 
 
 class _Head:
-    """Follows feature maps of known size through the head, and sees that each is averaged as a whole.
+    """Follows feature maps of known size through the head, and checks that each is averaged as a whole.
 
-    `shape` is that of one image: at first (channels, height, width). `factor` is by how much the values are larger
-    than averages over what has been pooled.
+    `shape` is the shape of one image, at first (channels, height, width). `factor` is the ratio of the values to
+    averages.
     """
 
     def __init__(self, channels: int, side: int) -> None:
@@ -409,7 +409,7 @@ class _Head:
         return classifier
 
     def _classify(self, op: Op) -> None:
-        """A linear layer takes averages; a convolution of 1x1 may as well come before them."""
+        """A linear layer must come after the average; a 1x1 convolution may also come before it."""
         obj = op.obj
         if op.kind == "linear":
             if len(self.shape) != 1:
@@ -445,7 +445,7 @@ class _Head:
                 f"got {height}x{width}, padding {max(padding)}"
             )
         if not (obj.class_name.startswith("cudnn.") or obj.boolean("divide", False)):
-            self.factor *= height * width  # without `divide` the sum, as in files older than that field
+            self.factor *= height * width  # without `divide`, as in older files, it returns the sum
         self.shape[1:] = [self.shape[1] // height, self.shape[2] // width]
 
     def adaptive_pooling(self, obj: TorchObject) -> None:
@@ -466,7 +466,7 @@ class _Head:
 
     def view(self, obj: TorchObject) -> None:
         size, dims = obj.sizes(), obj.integer("numInputDims", 0)
-        if dims == 0 and size[:1] == [-1] and len(size) > 1:  # what is left over is the batch
+        if dims == 0 and size[:1] == [-1] and len(size) > 1:  # the rest is the batch
             size = size[1:]
         rest = math.prod(n for n in size if n != -1)
         if dims == len(self.shape) and size.count(-1) == 1 and rest > 0:
@@ -510,7 +510,7 @@ class _Head:
         del self.shape[axis]
 
     def _axis(self, obj: TorchObject, dimension: int) -> int:
-        """Which dimension of one image is meant; the batch is before it."""
+        """The dimension of one image. The batch dimension comes before it."""
         dims = obj.integer("nInputDims", 0) or obj.integer("numInputDims", 0)
         axis = len(self.shape) + dimension if dimension < 0 else dimension - (dims != len(self.shape))
         if not 0 <= axis < len(self.shape):
