@@ -100,7 +100,7 @@ def write_artifact(
 
 
 def publish(built: Artifact, base_url: str) -> str:
-    """Enter a built `.pth` into the records of `resnext/weights.json`, where `pretrained=True` finds it.
+    """Enter a built `.pth` into the records of `resnext/weights/weights.json`, where `pretrained=True` finds it.
 
     Returns the URL under which the maintainer must upload the file. Raises ValueError if there is no record for it,
     DownloadError for a base URL that downloads would refuse.
