@@ -199,7 +199,7 @@ def test_a_classifier_without_bias(root):
 
 def test_a_table_as_output(root):
     append(root["modules"], make(root, "nn.ConcatTable", modules=make_list(root, make(root, "nn.Identity"))))
-    refused(root, "expected a network that gives a tensor")
+    refused(root, "expected a network that returns a tensor")
 
 
 def test_a_network_that_contains_itself(root):
