@@ -323,7 +323,7 @@ def test_damaged_notes_of_a_partial_file_start_over(site, target, notes):
     partial = break_off(site, target)
     file = partial.with_name(f"{partial.name}.json")
     file.write_bytes(notes if isinstance(notes, bytes) else json.dumps(json.loads(file.read_text()) | notes).encode())
-    if notes == {"total": 10**400}:  # it is what is expected that is not to be believed
+    if notes == {"total": 10**400}:  # here the expected value is the wrong one
         site.faults = [status(416)]
     fetch_unknown(site, target)
     assert_arrived(target)
